@@ -1,0 +1,141 @@
+"""Plug-ins by name.
+
+A plug-in is a frozen pydantic model: its fields are its settings, its methods do the work. Each family (`Learner`,
+`Coder`, ...) is one abstract class in the room where it belongs; `register("name")` adds a subclass to its family, and
+any config that mentions the family then accepts `{kind: name, ...}` in that place.
+"""
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from quantree.errors import PluginError, nearest
+from quantree.schema import Config
+
+ENTRY_POINTS = "quantree.plugins"
+
+_families: dict[str, type[Any]] = {}
+_registry: dict[str, dict[str, type[Any]]] = {}
+_loaded_entry_points = False
+
+
+class Plugin(Config):
+    """Base of all plug-ins. A family is declared by `class Learner(Plugin, family="learner")`."""
+
+    family: ClassVar[str]
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            declare(family, cls)
+
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """The registered subclass of this family called `name`; `PluginError` with the nearest name if there is none."""
+        found = registered(cls.family).get(name)
+        if found is None:
+            raise PluginError(f"no {cls.family} is called {name!r}; {nearest(name, list(registered(cls.family)))}")
+        return cast("type[Self]", found)
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data that `from_config` turns back into an equal plug-in."""
+        return {"kind": type(self).name, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_config(cls, value: Any) -> Self:
+        """Builds a plug-in of this family from `{kind: name, **settings}`, or from its bare name."""
+        if isinstance(value, cls):
+            return value
+        settings = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
+            raise PydanticCustomError(
+                "plugin", "expected a {family}: its name, or a mapping with `kind`", {"family": cls.family}
+            )
+        try:
+            chosen = cls.named(settings["kind"])
+        except PluginError as error:
+            raise PydanticCustomError("plugin", "{reason}", {"reason": str(error), "key": "kind"}) from None
+        return chosen.model_validate({key: item for key, item in settings.items() if key != "kind"})
+
+
+P = TypeVar("P", bound=type[Any])
+T = TypeVar("T")
+
+
+class _Choice:
+    """Pydantic marker: the field holds any registered plug-in of the annotated family."""
+
+    def __get_pydantic_core_schema__(self, source: type[Plugin], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            source.from_config,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda plugin: plugin.to_config()),
+            metadata={"family": source.family},
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # The members join late, so the union can't be a `$ref` of pydantic's; `schema.json_schema` fills it in.
+        return {"$ref": f"#/$defs/family:{schema['metadata']['family']}"}  # pyright: ignore[reportTypedDictNotRequiredAccess]
+
+
+Choice = Annotated[T, _Choice()]
+
+
+def declare(family: str, base: type[Any]) -> None:
+    """Makes `base` the abstract class of a family; `Plugin` does it for its own, encodings (which are pytrees) call it."""
+    base.family = family
+    _families[family] = base
+    _registry.setdefault(family, {})
+
+
+def register(name: str) -> Callable[[P], P]:
+    """Class decorator that adds a plug-in to its family. `PluginError` if the name is taken or there is no family."""
+
+    def add(plugin: P) -> P:
+        family = getattr(plugin, "family", None)
+        if family is None:
+            raise PluginError(f"{plugin.__name__} belongs to no family; subclass one of {', '.join(_families)}")
+        taken = _registry[family].get(name)
+        if taken is not None:
+            raise PluginError(f"{family} {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+        plugin.name = name
+        _registry[family][name] = plugin
+        return plugin
+
+    return add
+
+
+@contextlib.contextmanager
+def temporarily() -> Iterator[None]:
+    """Forgets on exit whatever was registered inside; for tests and notebooks."""
+    before = {family: dict(plugins) for family, plugins in _registry.items()}
+    try:
+        yield
+    finally:
+        _registry.clear()
+        _registry.update(before)
+
+
+def registered(family: str) -> dict[str, type[Any]]:
+    """Name -> class of every plug-in of a family, installed packages' entry points included."""
+    _load_entry_points()
+    return _registry[family]
+
+
+def families() -> dict[str, type[Any]]:
+    """Name -> abstract class of every family."""
+    return dict(_families)
+
+
+def _load_entry_points() -> None:
+    global _loaded_entry_points
+    if _loaded_entry_points:
+        return
+    _loaded_entry_points = True
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        point.load()

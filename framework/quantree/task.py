@@ -1,0 +1,114 @@
+"""What a network is for, and the batches that stages train and measure on.
+
+A batch is a pair (inputs [n, ...], targets [n, ...]). Everything is addressed by seed and epoch, so that a run which was
+cut off can be taken up again at the same batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from quantree.registry import Plugin, register
+
+Batch = tuple[Any, Any]
+
+
+class Task(Plugin, family="task"):
+    """Loss to train on and metric to report.
+
+    `loss(outputs [n, ...], targets [n, ...]) -> [n]` is differentiable and runs under jit;
+    `metric(outputs, targets) -> float` sees the whole split as NumPy arrays, on the host.
+    """
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    metric: Callable[[np.ndarray, np.ndarray], float]
+    metric_name: str
+    direction: Literal["max", "min"]
+
+    def better(self, new: float, old: float) -> bool:
+        """True if metric `new` beats `old`."""
+        return new > old if self.direction == "max" else new < old
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy in nats: logits [n, c], integer labels [n] -> [n]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of rows whose largest logit is the label: logits [n, c], labels [n] -> 0..1."""
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+@register("classification")
+class Classification(Task):
+    """Cross-entropy over classes; accuracy between 0 and 1."""
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy
+    metric: Callable[[np.ndarray, np.ndarray], float] = accuracy
+    metric_name: str = "accuracy"
+    direction: Literal["max", "min"] = "max"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data that stages may see: the training and the validation split. The test split never gets here.
+
+    train: `(seed, epoch, batch_size)` -> one epoch of equally sized batches, in an order fixed by seed and epoch.
+    validation: `(batch_size,)` -> every example once, in a fixed order; the last batch may be short.
+    examples: number of training examples.
+    """
+
+    train: Callable[[int, int, int], Iterable[Batch]]
+    validation: Callable[[int], Iterable[Batch]]
+    task: Task
+    examples: int
+
+    @classmethod
+    def from_arrays(cls, train: Batch, validation: Batch, task: Task) -> "Data":
+        """Wraps arrays held in memory; each split is (inputs [n, ...], targets [n, ...])."""
+        inputs, targets = train
+
+        def shuffled(seed: int, epoch: int, batch_size: int) -> Iterator[Batch]:
+            order = np.random.default_rng((seed, epoch)).permutation(len(inputs))
+            size = min(batch_size, len(inputs))
+            for start in range(0, len(inputs) - size + 1, size):
+                chosen = order[start : start + size]
+                yield inputs[chosen], targets[chosen]
+
+        return cls(shuffled, lambda batch_size: batches(validation, batch_size), task, len(inputs))
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one epoch of training."""
+        return max(1, self.examples // batch_size)
+
+
+def batches(split: Batch, batch_size: int) -> Iterator[Batch]:
+    """Cuts (inputs, targets) into batches, in order; the last one may be short."""
+    inputs, targets = split
+    for start in range(0, len(inputs), batch_size):
+        yield inputs[start : start + batch_size], targets[start : start + batch_size]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and metric over a whole split."""
+
+    loss: float
+    metric: float
+
+
+def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: Task) -> Score:
+    """Runs `forward(inputs) -> outputs` over a split, once. The loss is the mean over examples."""
+    outputs, targets = [], []
+    for inputs, wanted in split:
+        outputs.append(np.asarray(forward(inputs)))
+        targets.append(np.asarray(wanted))
+    all_outputs, all_targets = np.concatenate(outputs), np.concatenate(targets)
+    loss = jnp.mean(task.loss(jnp.asarray(all_outputs), jnp.asarray(all_targets)))
+    return Score(float(loss), task.metric(all_outputs, all_targets))
