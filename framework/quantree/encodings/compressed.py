@@ -1,0 +1,139 @@
+"""The compressed model: one encoding for each leaf, the codebooks that they share, and the state."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from quantree.encodings.base import Codebook, Encoding, static
+from quantree.encodings.coded import Coded
+from quantree.encodings.plain import Raw
+from quantree.errors import ConfigError, FormatError, nearest
+from quantree.model import Flat, Model, Tree, flatten, to_nnx, unflatten
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """A model as encodings. A pytree; every stage maps one to the next.
+
+    leaves: path -> encoding. codebooks: name -> codebook. state: path -> array. dense_bytes: size of the uncompressed
+    baseline, which no stage changes.
+    """
+
+    leaves: dict[str, Encoding]
+    codebooks: dict[str, Codebook]
+    state: Flat
+    dense_bytes: int = static()
+
+    @classmethod
+    def from_model(cls, model: Model) -> Self:
+        """Every leaf as it is."""
+        leaves: dict[str, Encoding] = {path: Raw.of(leaf) for path, leaf in flatten(model.params).items()}
+        return cls(leaves, {}, flatten(model.state), model.dense_bytes)
+
+    def decode(self) -> Tree:
+        """The parameters, as nested dicts of arrays. Pure and jit-able."""
+        return unflatten({path: leaf.decode(self.codebooks) for path, leaf in self.leaves.items()})
+
+    def to_nnx(self, module: "nnx.Module") -> "nnx.Module":
+        """A copy of `module` that holds the decoded parameters and the state."""
+        return to_nnx(module, self.decode(), unflatten(self.state))
+
+    def replace(
+        self,
+        leaves: Mapping[str, Encoding] | None = None,
+        codebooks: Mapping[str, Codebook] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The same model with these leaves and codebooks exchanged or added; codebooks that no leaf uses are dropped."""
+        new_leaves = {**self.leaves, **(leaves or {})}
+        used = {name for leaf in new_leaves.values() for name in leaf.uses()}
+        books = {name: book for name, book in {**self.codebooks, **(codebooks or {})}.items() if name in used}
+        return dataclasses.replace(
+            self, leaves=new_leaves, codebooks=books, state=self.state if state is None else dict(state)
+        )
+
+    def check(self) -> None:
+        """`FormatError` if a leaf names a codebook that is missing or that does not fit."""
+        for path, leaf in self.leaves.items():
+            missing = [name for name in leaf.uses() if name not in self.codebooks]
+            if missing:
+                raise FormatError(f"{path}: its codebook {missing[0]!r} is not in the file")
+            if isinstance(leaf, Coded):
+                try:
+                    leaf.check(self.codebooks)
+                except FormatError as error:
+                    raise FormatError(f"{path}: {error}") from None
+
+
+def match(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """Paths that fit any of the shell-style patterns (`conv*/kernel`; `*` also matches a slash), in their order.
+
+    `ConfigError` if one of the patterns fits none: nothing is skipped in silence.
+    """
+    known = list(paths)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = fnmatch.filter(known, pattern)
+        if not hits:
+            raise ConfigError(f"pattern {pattern!r} matches no leaf; {nearest(pattern, known)}")
+        found.update(hits)
+    return [path for path in known if path in found]
+
+
+def is_float(leaf: Any) -> bool:
+    """True for an array of floats."""
+    return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+
+
+def field_name(path: tuple[Any, ...]) -> str:
+    """Name of a field from its place in the pytree: `fc1/kernel/value`, `codebooks/fc1/kernel/centroids`, `state/...`."""
+    section, item, *fields = path
+    prefix = "" if section.name == "leaves" else f"{section.name}/"
+    return prefix + "/".join([item.key, *(field.name for field in fields)])
+
+
+def float_fields(compressed: Compressed) -> dict[str, jax.Array]:
+    """Every float array of leaves and codebooks, by name."""
+    named = ((field_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(compressed))
+    return {name: leaf for name, leaf in named if is_float(leaf) and not name.startswith("state/")}
+
+
+def map_floats(function: Callable[[str, jax.Array], jax.Array], compressed: Compressed) -> Compressed:
+    """Applies `function(name, array)` to every array that `float_fields` lists."""
+    names = float_fields(compressed)
+
+    def visit(path: Any, leaf: Any) -> Any:
+        return function(field_name(path), leaf) if field_name(path) in names else leaf
+
+    return jax.tree_util.tree_map_with_path(visit, compressed)
+
+
+def partition(compressed: Compressed, trained: Callable[[str], bool] | None = None) -> tuple[Any, Any]:
+    """Splits a model in two of the same structure: the float fields to be trained, and the rest; None elsewhere.
+
+    `trained(name)` picks among `float_fields`; the default is all of them. `jax.grad` refuses integers, so the first part
+    is what it sees. The second is an argument beside it and never closed over: XLA would fold a million codes as constants.
+    """
+    chosen = {name for name in float_fields(compressed) if trained is None or trained(name)}
+    first = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if field_name(path) in chosen else None, compressed)
+    second = jax.tree_util.tree_map_with_path(lambda path, leaf: None if field_name(path) in chosen else leaf, compressed)
+    return first, second
+
+
+def combine(first: Any, second: Any) -> Any:
+    """The inverse of `partition`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
+
+
+def total_weights(compressed: Compressed) -> int:
+    """Number of parameters of the model that the encodings stand for."""
+    return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in compressed.leaves.values())

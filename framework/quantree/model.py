@@ -1,0 +1,157 @@
+"""Adapters: what a Flax module or a bare pytree of arrays is to quantree.
+
+The core knows a network as two nested dicts of arrays, `params` (trained) and `state` (stored but not trained, such as
+batch-norm statistics), and one pure function. Only this file knows Flax's classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from quantree.errors import LeafError
+
+Tree = dict[str, Any]
+Flat = dict[str, Any]
+
+
+class Apply(Protocol):
+    """The network as a pure function. Equal networks have equal, hashable `apply`s, so that jit compiles them once."""
+
+    def __call__(
+        self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[Any, Tree]:
+        """Returns (outputs, new state). `key` feeds dropout and the like; it is needed only if `train` is set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: its arrays and the function that they parametrise (None for a bare checkpoint)."""
+
+    params: Tree
+    state: Tree
+    apply: Apply | None = None
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of parameters and stored state in their own dtypes; the numerator of every compression ratio."""
+        return sum(np.dtype(leaf.dtype).itemsize * int(np.size(leaf)) for leaf in jax.tree.leaves((self.params, self.state)))
+
+
+def flatten(tree: Mapping[str, Any]) -> Flat:
+    """`{"conv1": {"kernel": x}}` -> `{"conv1/kernel": x}`, in sorted order of paths."""
+    flat: Flat = {}
+    for key, value in tree.items():
+        if not isinstance(key, str) or not key or "/" in key:
+            raise LeafError(f"a key of a parameter tree must be a non-empty string without '/', not {key!r}")
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{path}": leaf for path, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return dict(sorted(flat.items()))
+
+
+def unflatten(flat: Mapping[str, Any]) -> Tree:
+    """The inverse of `flatten`."""
+    tree: Tree = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = leaf
+    return tree
+
+
+def from_params(params: Mapping[str, Any], state: Mapping[str, Any] | None = None, apply: Apply | None = None) -> Model:
+    """A model from nested dicts of arrays. `LeafError` if a leaf is not an array or a key holds a slash."""
+    arrays = []
+    for tree in (params, state or {}):
+        flat = flatten(tree)
+        for path, leaf in flat.items():
+            if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+                raise LeafError(f"{path}: expected an array, not {type(leaf).__name__}")
+        arrays.append(unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()}))
+    return Model(arrays[0], arrays[1], apply)
+
+
+def from_nnx(module: nnx.Module) -> Model:
+    """A model from a `flax.nnx` module, which is left as it is. Weights that are tied are one leaf.
+
+    Leaves are named by their attributes (`layers/0/kernel`). RNG keys and counters are not part of the model.
+    """
+    graph, params, random, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    flat_params, flat_state, flat_random = (nnx.to_flat_state(part) for part in (params, state, random))
+    apply = _NnxApply(
+        graph,
+        tuple(path for path, _ in flat_params),
+        tuple(path for path, _ in flat_state),
+        tuple((path, jnp.shape(leaf[...]), _is_key(leaf[...])) for path, leaf in flat_random),
+    )
+    named = [{_name(path): jnp.asarray(leaf[...]) for path, leaf in flat} for flat in (flat_params, flat_state)]
+    return Model(unflatten(dict(sorted(named[0].items()))), unflatten(dict(sorted(named[1].items()))), apply)
+
+
+def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
+    """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing or has another shape."""
+    graph, old_params, random, old_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    parts = []
+    for old, new in ((old_params, flatten(params)), (old_state, flatten(state))):
+        flat = nnx.to_flat_state(old)
+        for path, leaf in flat:
+            found = new.get(_name(path))
+            if found is None or jnp.shape(found) != jnp.shape(leaf[...]):
+                has = "nothing" if found is None else f"shape {jnp.shape(found)}"
+                raise LeafError(f"{_name(path)}: the module wants shape {jnp.shape(leaf[...])}, the model has {has}")
+        parts.append(_state({path: new[_name(path)] for path, _ in flat}))
+    return nnx.merge(graph, parts[0], random, parts[1], copy=True)
+
+
+@dataclass(frozen=True)
+class _NnxApply:
+    graph: nnx.GraphDef[Any]
+    params: tuple[tuple[Any, ...], ...]
+    state: tuple[tuple[Any, ...], ...]
+    random: tuple[tuple[tuple[Any, ...], tuple[int, ...], bool], ...]
+
+    def __call__(
+        self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[Any, Tree]:
+        flat_params, flat_state = flatten(params), flatten(state)
+        module = nnx.merge(
+            self.graph,
+            _state({path: flat_params[_name(path)] for path in self.params}),
+            self._fresh_random(key),
+            _state({path: flat_state[_name(path)] for path in self.state}),
+            copy=True,
+        )
+        module.train() if train else module.eval()
+        outputs = module(inputs)
+        if not train or not self.state:
+            return outputs, state
+        after = nnx.split(module, nnx.Param, nnx.RngState, ...)[3]
+        return outputs, unflatten({_name(path): leaf[...] for path, leaf in nnx.to_flat_state(after)})
+
+    def _fresh_random(self, key: jax.Array | None) -> nnx.State[Any, Any]:
+        base = jax.random.key(0) if key is None else key
+        leaves: dict[tuple[Any, ...], jax.Array] = {}
+        for i, (path, shape, is_key) in enumerate(self.random):
+            leaves[path] = jax.random.split(jax.random.fold_in(base, i), shape) if is_key else jnp.zeros(shape, jnp.uint32)
+        return _state(leaves)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(key) for key in path)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _state(flat: Mapping[tuple[Any, ...], Any]) -> nnx.State[Any, Any]:
+    return nnx.from_flat_state(flat.items())
