@@ -1,0 +1,85 @@
+"""A stage maps a compressed model to a compressed model; a recipe is a list of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import jax
+from pydantic import BeforeValidator, Field
+
+from quantree.encodings import Compressed, Encoding, match
+from quantree.errors import DataError
+from quantree.model import Model
+from quantree.registry import Plugin
+from quantree.task import Data
+
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+"""Shell-style patterns over leaf paths: one, or a list of them."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use besides the compressed model.
+
+    model: the uncompressed baseline. key: this stage's own randomness. data: training and validation data, if there are
+    any. folder: where to keep checkpoints, so that a long stage that was cut off goes on; None: nowhere.
+    """
+
+    model: Model
+    key: jax.Array
+    data: Data | None = None
+    folder: Path | None = None
+
+    def need_data(self, stage: str) -> Data:
+        """The data; `DataError` if there are none."""
+        if self.data is None:
+            raise DataError(f"stage {stage!r} trains or measures: give `data` to Recipe.run")
+        return self.data
+
+
+class Stage(Plugin, family="stage"):
+    """One step of a recipe. Subclass `Transform` or `Recovery`, or this for anything else."""
+
+    trains: ClassVar[bool] = False
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        """Returns the new model; never changes the old one."""
+        raise NotImplementedError
+
+    def expand(self) -> "tuple[Stage, ...]":
+        """The stages that this one stands for: itself, unless it is a preset."""
+        return (self,)
+
+    def check(self, leaves: Mapping[str, Encoding]) -> None:
+        """`ConfigError` if the settings can't fit a model with these leaves. Runs before any training is spent."""
+
+
+class Transform(Stage):
+    """Makes the model smaller or rearranges it, without training."""
+
+    def at(self, progress: float) -> "Transform":
+        """The transform at a part of its strength, for gradual use in training; progress runs from 0 to 1."""
+        raise NotImplementedError
+
+
+class Recovery(Stage):
+    """Wins accuracy back."""
+
+    trains: ClassVar[bool] = True
+
+
+def select(patterns: Patterns | None, leaves: Mapping[str, Encoding]) -> list[str]:
+    """Paths that a stage takes: those that match, or, without patterns, every float leaf with two or more axes."""
+    if patterns is not None:
+        return match(patterns, leaves)
+    return [path for path, leaf in leaves.items() if len(leaf.shape) >= 2 and is_float_leaf(leaf)]
+
+
+def is_float_leaf(leaf: Encoding) -> bool:
+    """True if the leaf decodes to floats."""
+    return jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
