@@ -1,4 +1,5 @@
 import pytest
+
 from quantree import progress
 from quantree.progress import track
 

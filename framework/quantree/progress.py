@@ -114,8 +114,9 @@ def _new_display() -> Progress:
 
 @contextlib.contextmanager
 def track(label: str, total: int | None = None) -> Iterator[Tracker]:
-    """Follows a job of `total` steps (None: unknown): `with track("train", 20) as job: ...; job.advance(note="loss 0.1")`.
+    """Follows a job of `total` steps (None: unknown).
 
+    Inside `with track("train", epochs) as job`, each step ends with `job.advance(note="loss 0.12")`.
     Raises `ValueError` if the environment asks for a kind of display that does not exist.
     """
     kinds = {"bar": _Bar, "lines": _Lines, "off": Tracker}

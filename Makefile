@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is made when first needed. Another interpreter: make demo PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+BENCHMARKS := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard experiments/benchmarks/*.py))))
+
+.PHONY: help demo test test-all check bench
+
+help:
+	@echo "make demo      train, compress and compare on digits: runs/digits/report.html"
+	@echo "make test      the quick tests"
+	@echo "make test-all  all tests, with more random examples"
+	@echo "make check     ruff and pyright"
+	@echo "make bench     every benchmark in experiments/benchmarks"
+
+demo: .venv/has-experiments
+	$(BIN)/python -m launch.local configs/digits.yaml --workdir runs/digits --workers 2
+	$(BIN)/python -m experiments.report runs/digits
+
+test: .venv/has-test
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/has-test
+	$(PYTEST) --hypothesis-profile thorough
+
+check: .venv/has-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/has-test
+	@for module in $(BENCHMARKS); do echo "== $$module"; $(BIN)/python -m $$module || exit 1; done
+
+.venv/has-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing quantree[$*] into .venv: a minute or two"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' --constraint constraints.txt
+	@touch $@
+
+.SECONDARY:
