@@ -1,0 +1,7 @@
+"""Symbols <-> bits. Knows no models."""
+
+from quantree.coding.ans import Ans
+from quantree.coding.base import Coded, Coder, Symbols, smallest
+from quantree.coding.fixed import Fixed
+
+__all__ = ["Ans", "Coded", "Coder", "Fixed", "Symbols", "smallest"]
