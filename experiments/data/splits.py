@@ -1,0 +1,125 @@
+"""What a config says about data, and the batches that come of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from experiments.data.dataset import Dataset, load, source_named
+from experiments.data.hold_out import hold_out
+from quantree.errors import DataError, PluginError
+from quantree.schema import Config
+from quantree.task import Batch, Data, batches
+
+
+class DataConfig(Config):
+    """Which data set, how much of its training split is held out, how its inputs are scaled."""
+
+    name: str = Field("digits", description="data set; `python -m experiments.data list` shows the known ones")
+    validation: int | float = Field(
+        0.1, description="cut from the training split for validation: a share between 0 and 1, or a number of examples"
+    )
+    stratified: bool = Field(True, description="whether every class gives the same share to validation")
+    scale: Literal["unit", "standard"] = Field(
+        "unit",
+        description="of inputs; unit: from 0 to 1, at the largest possible value; standard: mean 0 and standard deviation "
+        "1 per channel, measured on the examples that are trained on",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            source_named(name)
+        except PluginError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @field_validator("validation")
+    @classmethod
+    def _is_share_or_count(cls, value: int | float) -> int | float:
+        if not (value >= 1 if isinstance(value, int) else 0 < value < 1):
+            raise ValueError("expected a share above 0 and below 1, or a number of examples, at least 1")
+        return value
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Maps stored inputs to what the network sees: `(inputs - mean) / deviation`, each a scalar or one per channel."""
+
+    mean: np.ndarray | np.float32
+    deviation: np.ndarray | np.float32
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Inputs uint8 [n, ..., c] -> float32 [n, ..., c]."""
+        return (inputs.astype(np.float32) - self.mean) / self.deviation
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three splits as networks see them: inputs float32 [n, ...], targets as stored (labels int32 [n]).
+
+    data: training and validation, for stages. test: `(batch_size,)` -> the test split in order; only to measure the end
+    result, never to choose anything. training_rows, validation_rows: which rows of the set's training split went where.
+    """
+
+    dataset: Dataset
+    data: Data
+    test: Callable[[int], Iterable[Batch]]
+    scaling: Scaling
+    training_rows: np.ndarray
+    validation_rows: np.ndarray
+
+
+def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) -> Splits:
+    """Loads a data set and cuts it as `config` says; `seed` fixes the validation split.
+
+    Arrays stay as they are stored; batches are scaled one by one. `DataError` if the data set is not prepared, or has
+    fewer training examples than validation asks for; `PluginError` if there is no such data set.
+    """
+    dataset = load(config.name, data_dir)
+    inputs, targets = dataset.train
+    size = len(inputs)
+    count = config.validation if isinstance(config.validation, int) else max(1, round(config.validation * size))
+    if count >= size:
+        raise DataError(f"{dataset.name}: validation of {count} leaves nothing of {size} training examples to train on")
+    kept, held = hold_out(size, count, seed, targets if config.stratified else None)
+    scaling = _standard(inputs, kept) if config.scale == "standard" else _unit(dataset)
+
+    def fetched(rows: Iterable[Batch]) -> Iterator[Batch]:
+        for chosen, _ in rows:
+            yield scaling(inputs[chosen]), targets[chosen]
+
+    # The order is drawn over row numbers, so that the arrays need not be copied.
+    rows = Data.from_arrays((kept, kept), (held, held), dataset.task)
+    data = Data(
+        train=lambda seed, epoch, batch_size: fetched(rows.train(seed, epoch, batch_size)),
+        validation=lambda batch_size: fetched(rows.validation(batch_size)),
+        task=dataset.task,
+        examples=len(kept),
+    )
+
+    def test(batch_size: int) -> Iterator[Batch]:
+        for part, wanted in batches(dataset.test, batch_size):
+            yield scaling(part), wanted
+
+    return Splits(dataset, data, test, scaling, kept, held)
+
+
+def _unit(dataset: Dataset) -> Scaling:
+    return Scaling(np.float32(0), np.float32(dataset.source.highest))
+
+
+def _standard(inputs: np.ndarray, rows: np.ndarray) -> Scaling:
+    """Mean and standard deviation per channel over `rows` of inputs uint8 [n, ..., c]; of a constant channel, 1."""
+    total, squares = np.zeros((2, inputs.shape[-1]), np.int64)
+    for chosen, _ in batches((rows, rows), 1000):
+        part = inputs[chosen].astype(np.int64).reshape(-1, inputs.shape[-1])
+        total, squares = total + part.sum(0), squares + (part**2).sum(0)
+    values = len(rows) * inputs[0].size / inputs.shape[-1]
+    mean = total / values
+    deviation = np.sqrt(squares / values - mean**2)
+    return Scaling(mean.astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32))
