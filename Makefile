@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made when first needed. Another interpreter: make demo PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
+# Bytecode is left to the first import: compiling all of it up front doubles the time of installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCHMARKS := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard experiments/benchmarks/*.py))))
 
@@ -34,7 +36,7 @@ bench: .venv/has-test
 .venv/has-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing quantree[$*] into .venv: a minute or two"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' --constraint constraints.txt
+	$(PIP) --editable '.[$*]' --constraint constraints.txt
 	@touch $@
 
 .SECONDARY:
