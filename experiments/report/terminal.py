@@ -1,0 +1,87 @@
+"""The report as a table of text: coloured on a terminal, plain lines elsewhere."""
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.report.summary import Panel, Setting, Spread, Summary, ledger_by_kind
+
+PLAIN_WIDTH = 240  # columns of a pipe or a file: lines are not folded there
+NOTE = (
+    "mean ± standard deviation over seeds. front: no setting has both a better test metric and a better ratio. "
+    "chosen: per method, the largest ratio whose validation metric is not worse than the baseline's."
+)
+MOST_FAILED = 20  # failed trials that are told one by one
+
+
+def show(summary: Summary, console: Console | None = None) -> None:
+    """Prints a table per data set and model, then warnings, failed trials, and what was skipped."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    for panel, settings in summary.drawn.items():
+        console.print(_table(panel, settings, plain=not console.is_terminal))
+        console.print()
+    if any(summary.drawn.values()):
+        console.print(Text(NOTE, style="dim"))
+    for setting in summary.larger:
+        console.print(Text(f"warning: {warn_larger(setting)}", style="yellow"))
+    for trial in summary.failed[:MOST_FAILED]:
+        where = f"{trial.experiment}, {trial.dataset}, {trial.model}, {trial.method}, seed {trial.seed}"
+        console.print(Text(f"failed: {trial.trial} ({where}): {_last_line(trial.error)}", style="red"))
+    more = len(summary.failed) - MOST_FAILED
+    if more > 0:
+        console.print(Text(f"failed: {more} more; report.html lists them all", style="red"))
+    for problem in summary.problems:
+        console.print(Text(f"warning: {problem}", style="yellow"))
+
+
+def warn_larger(setting: Setting) -> str:
+    """A ratio below 1 is told as it is, with what fills the file."""
+    first = setting.first
+    kinds = ", ".join(f"{kind} {size:,.0f}" for kind, size in ledger_by_kind(setting.done).items())
+    name = f"{first.dataset}, {first.model}, {first.method} {setting.label}".rstrip()
+    ledger = f"; bytes by kind: {kinds}" if kinds else ""
+    return f"{name}: ratio {setting.ratio.mean:.2f}: the file is larger than the uncompressed model{ledger}"
+
+
+def _table(panel: Panel, settings: list[Setting], plain: bool) -> Table:
+    baseline = Spread.of([trial.baseline_metric for setting in settings for trial in setting.done]).mean
+    title = f"{panel.dataset} · {panel.model} · baseline {panel.metric_name} {panel.tell(baseline)}"
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=None if plain else box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("method")
+    table.add_column("setting", overflow="fold")
+    for name in ("seeds", panel.metric_name, "validation", "ratio", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("marks", no_wrap=True)
+    for setting in sorted(settings, key=lambda s: (s.first.method, s.ratio.mean)):
+        marks = [name for name, on in (("front", setting.pareto), ("chosen", setting.chosen)) if on]
+        cells = (
+            setting.first.method,
+            setting.label,
+            f"{len(setting.done)}" + (f" ({len(setting.failed)} failed)" if setting.failed else ""),
+            _spread(panel, setting.metric),
+            _spread(panel, setting.validation_metric),
+            f"{setting.ratio.mean:.2f}",
+            f"{setting.file_bytes.mean:,.0f}",
+            " ".join(marks),
+        )
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if setting.chosen else None)
+    return table
+
+
+def _spread(panel: Panel, value: Spread) -> str:
+    if math.isnan(value.std):
+        return panel.tell(value.mean)
+    return f"{panel.tell(value.mean).removesuffix(' %')} ± {panel.tell(value.std)}"
+
+
+def _last_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines() or ["no error was recorded"]
+    # What an error quotes may hold escape sequences: a terminal must not obey them.
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[-1])
