@@ -6,11 +6,20 @@ class QuantreeError(Exception):
 
 
 class ConfigError(QuantreeError, ValueError):
-    """A config or a recipe is wrong. The message names file, line, key and the nearest valid name where known."""
+    """A config or a recipe is wrong. The message names file, line, key and the nearest valid name where known.
+
+    value: the part of the config that is at fault, by which whoever has the file can find the line.
+    """
+
+    def __init__(self, message: str, value: object = None) -> None:
+        super().__init__(message)
+        self.value = value
 
 
 class LeafError(QuantreeError, ValueError):
-    """An array of the model can't be treated as asked (NaN, too few values, wrong dtype). The message names the leaf."""
+    """An array of the model can't be treated as asked (NaN, too few values, wrong dtype). The message names the
+    leaf.
+    """
 
 
 class FormatError(QuantreeError, ValueError):

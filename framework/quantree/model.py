@@ -40,7 +40,9 @@ class Model:
     @property
     def dense_bytes(self) -> int:
         """Bytes of parameters and stored state in their own dtypes; the numerator of every compression ratio."""
-        return sum(np.dtype(leaf.dtype).itemsize * int(np.size(leaf)) for leaf in jax.tree.leaves((self.params, self.state)))
+        return sum(
+            np.dtype(leaf.dtype).itemsize * int(np.size(leaf)) for leaf in jax.tree.leaves((self.params, self.state))
+        )
 
 
 def flatten(tree: Mapping[str, Any]) -> Flat:
@@ -98,7 +100,9 @@ def from_nnx(module: nnx.Module) -> Model:
 
 
 def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
-    """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing or has another shape."""
+    """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing or has another
+    shape.
+    """
     graph, old_params, random, old_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
     parts = []
     for old, new in ((old_params, flatten(params)), (old_state, flatten(state))):
@@ -134,14 +138,16 @@ class _NnxApply:
         outputs = module(inputs)
         if not train or not self.state:
             return outputs, state
-        after = nnx.split(module, nnx.Param, nnx.RngState, ...)[3]
+        _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
         return outputs, unflatten({_name(path): leaf[...] for path, leaf in nnx.to_flat_state(after)})
 
     def _fresh_random(self, key: jax.Array | None) -> nnx.State[Any, Any]:
         base = jax.random.key(0) if key is None else key
         leaves: dict[tuple[Any, ...], jax.Array] = {}
         for i, (path, shape, is_key) in enumerate(self.random):
-            leaves[path] = jax.random.split(jax.random.fold_in(base, i), shape) if is_key else jnp.zeros(shape, jnp.uint32)
+            leaves[path] = (
+                jax.random.split(jax.random.fold_in(base, i), shape) if is_key else jnp.zeros(shape, jnp.uint32)
+            )
         return _state(leaves)
 
 

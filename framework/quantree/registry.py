@@ -37,7 +37,9 @@ class Plugin(Config):
 
     @classmethod
     def named(cls, name: str) -> type[Self]:
-        """The registered subclass of this family called `name`; `PluginError` with the nearest name if there is none."""
+        """The registered subclass of this family called `name`; `PluginError` with the nearest name if there is
+        none.
+        """
         found = registered(cls.family).get(name)
         if found is None:
             raise PluginError(f"no {cls.family} is called {name!r}; {nearest(name, list(registered(cls.family)))}")
@@ -87,7 +89,9 @@ Choice = Annotated[T, _Choice()]
 
 
 def declare(family: str, base: type[Any]) -> None:
-    """Makes `base` the abstract class of a family; `Plugin` does it for its own, encodings (which are pytrees) call it."""
+    """Makes `base` the abstract class of a family; `Plugin` does it for its own, encodings (which are pytrees) call
+    it.
+    """
     base.family = family
     _families[family] = base
     _registry.setdefault(family, {})

@@ -1,7 +1,7 @@
 """Typed settings and strict YAML.
 
-Settings are frozen pydantic models that refuse unknown keys. A `Document` is parsed YAML that remembers the line of every
-key, so that any error, ours or pydantic's, is told as file, line, key, reason.
+Settings are frozen pydantic models that refuse unknown keys. A `Document` is parsed YAML that remembers the line of
+every key, so that any error, ours or pydantic's, is told as file, line, key, reason.
 """
 
 import re
@@ -51,7 +51,11 @@ class Document:
         for end in range(len(location), -1, -1):
             if location[:end] in self.lines:
                 line = self.lines[location[:end]]
-                return f"{self.source}:{line}" if line else f"{self.source} ({dotted(location[:end])} set outside the file)"
+                return (
+                    f"{self.source}:{line}"
+                    if line
+                    else f"{self.source} ({dotted(location[:end])} set outside the file)"
+                )
         return self.source
 
     def error(self, location: Location, reason: str) -> ConfigError:
@@ -61,18 +65,27 @@ class Document:
 
     def at(self, location: Location) -> "Document":
         """The part of the document at `location`, which keeps its lines."""
-        data = self.data
-        for key in location:
-            data = data[key]
-        size = len(location)
+        data, size = _get(self.data, location), len(location)
         lines = {place[size:]: line for place, line in self.lines.items() if place[:size] == location}
         return Document(data, self.source, lines)
+
+    def find(self, value: Any) -> Location:
+        """Where `value` is first written, as a key or as a scalar; the root if nowhere."""
+        return next(
+            (place for place in self.lines if place and (place[-1] == value or _get(self.data, place) == value)), ()
+        )
 
     def replaced(self, location: Location, value: Any) -> "Document":
         """The same document with `value` at `location`; mappings on the way are made, tuples must be long enough."""
         lines = {place: line for place, line in self.lines.items() if place[: len(location)] != location}
         lines[location] = 0
         return Document(_replaced(self.data, location, freeze(value), self, location), self.source, lines)
+
+
+def _get(data: Any, location: Location) -> Any:
+    for key in location:
+        data = data[key]
+    return data
 
 
 def _replaced(data: Any, location: Location, value: Any, document: Document, whole: Location) -> Any:
@@ -184,7 +197,9 @@ def parse_yaml(text: str, source: str = "config") -> Document:
     return Document(data, source, lines)
 
 
-def _build(node: yaml.Node, location: Location, lines: dict[Location, int], loader: yaml.SafeLoader, source: str) -> Any:
+def _build(
+    node: yaml.Node, location: Location, lines: dict[Location, int], loader: yaml.SafeLoader, source: str
+) -> Any:
     lines[location] = node.start_mark.line + 1 if location else 1
     if isinstance(node, yaml.SequenceNode):
         return tuple(_build(item, (*location, i), lines, loader, source) for i, item in enumerate(node.value))

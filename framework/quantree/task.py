@@ -1,7 +1,7 @@
 """What a network is for, and the batches that stages train and measure on.
 
-A batch is a pair (inputs [n, ...], targets [n, ...]). Everything is addressed by seed and epoch, so that a run which was
-cut off can be taken up again at the same batch.
+A batch is a pair (inputs [n, ...], targets [n, ...]). Everything is addressed by seed and epoch, so that a run which
+was cut off can be taken up again at the same batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +21,16 @@ Batch = tuple[Any, Any]
 class Task(Plugin, family="task"):
     """Loss to train on and metric to report.
 
-    `loss(outputs [n, ...], targets [n, ...]) -> [n]` is differentiable and runs under jit;
-    `metric(outputs, targets) -> float` sees the whole split as NumPy arrays, on the host.
+    `loss(outputs [n, ...], targets [n, ...]) -> [n]` is differentiable and runs under jit; `metric(outputs, targets)
+    -> float` sees the whole split as NumPy arrays, on the host. `outputs` says what the network gives: unnormalised
+    log-probabilities over the last axis, or plain values.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     metric: Callable[[np.ndarray, np.ndarray], float]
     metric_name: str
     direction: Literal["max", "min"]
+    outputs: Literal["logits", "values"] = "values"
 
     def better(self, new: float, old: float) -> bool:
         """True if metric `new` beats `old`."""
@@ -53,6 +55,7 @@ class Classification(Task):
     metric: Callable[[np.ndarray, np.ndarray], float] = accuracy
     metric_name: str = "accuracy"
     direction: Literal["max", "min"] = "max"
+    outputs: Literal["logits", "values"] = "logits"
 
 
 @dataclass(frozen=True)

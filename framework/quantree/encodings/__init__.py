@@ -10,8 +10,8 @@ from quantree.encodings.plain import Pruned, Raw
 __all__ = [
     "Affine",
     "Blocking",
-    "Coded",
     "Codebook",
+    "Coded",
     "Compressed",
     "Encoding",
     "Pruned",

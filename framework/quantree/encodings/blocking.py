@@ -50,15 +50,16 @@ class Scalar(Blocking):
 class SubVectors(Blocking):
     """Product quantization (Jegou et al. 2011; on weights Gong et al. 2014, arXiv 1412.6115, section 3.3).
 
-    A dense kernel is read as a matrix [outputs, inputs], a convolution's as [outputs, channels x kh x kw], so that with
-    d = kh kw a sub-vector along the inputs is one kernel slice. Each row is cut into sub-vectors of length d; a last piece
-    that is shorter is filled up with zeros, which are dropped again by `join`.
+    A dense kernel is read as a matrix [outputs, inputs], a convolution's as [outputs, channels x kh x kw], so that
+    with d = kh kw a sub-vector along the inputs is one kernel slice. Each row is cut into sub-vectors of length d; a
+    last piece that is shorter is filled up with zeros, which are dropped again by `join`.
     """
 
     d: int = Field(ge=1, description="length of a sub-vector, in weights")
-    along: Literal["inputs", "outputs"] = Field("inputs", description="the axis that a sub-vector runs along")
+    along: Literal["inputs", "outputs"] = Field(default="inputs", description="the axis that a sub-vector runs along")
     codebooks: Literal["segment", "layer"] = Field(
-        "layer", description="one codebook for each position of the sub-vector in its row (Gong et al.), or one per layer"
+        default="layer",
+        description="one codebook for each position of the sub-vector in its row (Gong et al.), or one per layer",
     )
 
     def _pieces(self, shape: tuple[int, ...]) -> int:

@@ -19,7 +19,7 @@ class Coded(Encoding):
 
     codes: [segments, n] unsigned. If `zero`, symbol 0 stands for a block of exact zeros and symbol j > 0 for centroid
     j - 1; otherwise symbol j stands for centroid j. mask: None, or bool of the leaf's shape: zero where False, whatever
-    the codes say (a vector quantizer on a pruned leaf).
+    the codes say (a vector quantizer on a pruned leaf). coder: the coder that the recipe names for the codes, if any.
     """
 
     codes: jax.Array
@@ -29,6 +29,7 @@ class Coded(Encoding):
     zero: bool = static()
     shape: tuple[int, ...] = static()
     dtype: np.dtype[Any] = static()
+    coder: str | None = static(default=None)
 
     def decode(self, codebooks: Mapping[str, Codebook]) -> jax.Array:
         table = codebooks[self.codebook].table()
@@ -64,36 +65,42 @@ class Coded(Encoding):
 
     def streams(self) -> dict[str, Stream]:
         codes = np.asarray(self.codes).reshape(-1)
-        streams = {"codes": Stream(codes, "codes", alphabet=int(codes.max(initial=0)) + 1)}
+        streams = {"codes": Stream(codes, "codes", alphabet=int(codes.max(initial=0)) + 1, coder=self.coder)}
         if self.mask is not None:
             streams["mask"] = Stream(np.asarray(self.mask).reshape(-1).astype(np.uint8), "mask", alphabet=2)
         return streams
 
     def meta(self) -> tuple[Any, ...]:
-        return (self.codebook, self.zero, self.blocking.name, *self.blocking.model_dump().values())
+        return (self.codebook, self.zero, self.coder, self.blocking.name, *self.blocking.model_dump().values())
 
     @classmethod
     def restore(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
         try:
-            codebook, zero, kind, *settings = meta
+            codebook, zero, coder, kind, *settings = meta
             family = Blocking.named(kind)
             blocking = family.model_validate(dict(zip(family.model_fields, settings, strict=True)))
         except (PluginError, pydantic.ValidationError, ValueError, TypeError) as error:
             raise FormatError(f"a coded leaf names no known blocking: {error}") from None
-        if not isinstance(codebook, str) or not isinstance(zero, bool) or not shape and not isinstance(blocking, Scalar):
+        if (
+            not isinstance(codebook, str)
+            or not isinstance(zero, bool)
+            or (not shape and not isinstance(blocking, Scalar))
+        ):
             raise FormatError("a coded leaf's header is malformed")
         codes, mask = streams.get("codes"), streams.get("mask")
         count = int(np.prod(shape, dtype=np.int64))
         segments = blocking.segments(shape)
-        blocks = jax.eval_shape(blocking.split, jax.ShapeDtypeStruct(shape, dtype)).shape[:2] if count else (segments, 0)
+        blocks = (
+            jax.eval_shape(blocking.split, jax.ShapeDtypeStruct(shape, dtype)).shape[:2] if count else (segments, 0)
+        )
         if codes is None or codes.dtype.kind != "u" or codes.size != blocks[0] * blocks[1]:
             raise FormatError(f"the codes don't fill a leaf of shape {shape}")
         if mask is not None and mask.size != count:
             raise FormatError(f"the mask does not fill a leaf of shape {shape}")
         bits = None if mask is None else jnp.asarray(mask.reshape(shape).astype(bool))
-        return cls(jnp.asarray(codes.reshape(blocks)), bits, codebook, blocking, zero, shape, dtype)
+        return cls(jnp.asarray(codes.reshape(blocks)), bits, codebook, blocking, zero, shape, dtype, coder)
 
 
 def smallest_unsigned(codes: Any, symbols: int) -> jax.Array:

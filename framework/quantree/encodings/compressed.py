@@ -53,7 +53,9 @@ class Compressed:
         codebooks: Mapping[str, Codebook] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The same model with these leaves and codebooks exchanged or added; codebooks that no leaf uses are dropped."""
+        """The same model with these leaves and codebooks exchanged or added; codebooks that no leaf uses are
+        dropped.
+        """
         new_leaves = {**self.leaves, **(leaves or {})}
         used = {name for leaf in new_leaves.values() for name in leaf.uses()}
         books = {name: book for name, book in {**self.codebooks, **(codebooks or {})}.items() if name in used}
@@ -84,7 +86,7 @@ def match(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
     for pattern in patterns:
         hits = fnmatch.filter(known, pattern)
         if not hits:
-            raise ConfigError(f"pattern {pattern!r} matches no leaf; {nearest(pattern, known)}")
+            raise ConfigError(f"pattern {pattern!r} matches no leaf; {nearest(pattern, known)}", pattern)
         found.update(hits)
     return [path for path in known if path in found]
 
@@ -95,7 +97,9 @@ def is_float(leaf: Any) -> bool:
 
 
 def field_name(path: tuple[Any, ...]) -> str:
-    """Name of a field from its place in the pytree: `fc1/kernel/value`, `codebooks/fc1/kernel/centroids`, `state/...`."""
+    """Name of a field from its place in the pytree: `fc1/kernel/value`, `codebooks/fc1/kernel/centroids`,
+    `state/...`.
+    """
     section, item, *fields = path
     prefix = "" if section.name == "leaves" else f"{section.name}/"
     return prefix + "/".join([item.key, *(field.name for field in fields)])
@@ -120,12 +124,17 @@ def map_floats(function: Callable[[str, jax.Array], jax.Array], compressed: Comp
 def partition(compressed: Compressed, trained: Callable[[str], bool] | None = None) -> tuple[Any, Any]:
     """Splits a model in two of the same structure: the float fields to be trained, and the rest; None elsewhere.
 
-    `trained(name)` picks among `float_fields`; the default is all of them. `jax.grad` refuses integers, so the first part
-    is what it sees. The second is an argument beside it and never closed over: XLA would fold a million codes as constants.
+    `trained(name)` picks among `float_fields`; the default is all of them. `jax.grad` refuses integers, so the first
+    part is what it sees. The second is an argument beside it and never closed over: XLA would fold a million codes as
+    constants.
     """
     chosen = {name for name in float_fields(compressed) if trained is None or trained(name)}
-    first = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if field_name(path) in chosen else None, compressed)
-    second = jax.tree_util.tree_map_with_path(lambda path, leaf: None if field_name(path) in chosen else leaf, compressed)
+    first = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if field_name(path) in chosen else None, compressed
+    )
+    second = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: None if field_name(path) in chosen else leaf, compressed
+    )
     return first, second
 
 

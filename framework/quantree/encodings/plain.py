@@ -28,7 +28,7 @@ class Raw(Encoding):
 
     @property
     def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return jnp.shape(self.value)
+        return self.value.shape
 
     def decode(self, codebooks: Mapping[str, Codebook]) -> jax.Array:
         del codebooks
@@ -63,7 +63,7 @@ class Pruned(Encoding):
 
     @property
     def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return jnp.shape(self.value)
+        return self.value.shape
 
     def decode(self, codebooks: Mapping[str, Codebook]) -> jax.Array:
         del codebooks

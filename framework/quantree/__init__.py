@@ -1,0 +1,41 @@
+"""quantree turns a trained network into a small file and shows what that cost in accuracy."""
+
+from quantree import clustering
+from quantree.coding import Coder
+from quantree.encodings import Blocking, Codebook, Compressed, Encoding
+from quantree.errors import ConfigError, DataError, FormatError, LeafError, PluginError, QuantreeError
+from quantree.model import Model, from_nnx, from_params
+from quantree.quantizers import Grouping, Learner
+from quantree.recipe import Recipe
+from quantree.registry import register
+from quantree.stage import Recovery, Stage, Transform
+from quantree.task import Data, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blocking",
+    "Codebook",
+    "Coder",
+    "Compressed",
+    "ConfigError",
+    "Data",
+    "DataError",
+    "Encoding",
+    "FormatError",
+    "Grouping",
+    "LeafError",
+    "Learner",
+    "Model",
+    "PluginError",
+    "QuantreeError",
+    "Recipe",
+    "Recovery",
+    "Stage",
+    "Task",
+    "Transform",
+    "clustering",
+    "from_nnx",
+    "from_params",
+    "register",
+]

@@ -1,0 +1,22 @@
+"""Weights -> encodings: grouping x blocking x learner."""
+
+from quantree.quantizers.base import Grouping, Learner
+from quantree.quantizers.groupings import PerKind, PerTensor, WholeNet
+from quantree.quantizers.kmeans import KMeans
+from quantree.quantizers.presets import KMeansPreset, ProductPreset, UniformPreset
+from quantree.quantizers.quantize import Quantize
+from quantree.quantizers.uniform import Uniform
+
+__all__ = [
+    "Grouping",
+    "KMeans",
+    "KMeansPreset",
+    "Learner",
+    "PerKind",
+    "PerTensor",
+    "ProductPreset",
+    "Quantize",
+    "Uniform",
+    "UniformPreset",
+    "WholeNet",
+]

@@ -1,0 +1,58 @@
+"""k-means as a learner: free centroids that minimise the squared error."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from quantree import clustering
+from quantree.encodings import Codebook, Table
+from quantree.quantizers.base import Learner
+from quantree.registry import register
+
+
+@register("kmeans")
+class KMeans(Learner):
+    """Lloyd's k-means; on scalars from the best start that a fine histogram gives, on vectors from k-means++ by
+    default.
+    """
+
+    k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
+    init: Literal["best", "k-means++", "random", "linear", "density"] = Field(
+        default="best",
+        description="start: 'best' is the optimum on a histogram for scalars, k-means++ for vectors; 'linear' spaces "
+        "centroids evenly between the extremes and 'density' by the distribution function (Han et al. 2016)",
+    )
+    iterations: int = Field(default=50, ge=1, description="most Lloyd iterations")
+    tolerance: float = Field(
+        default=1e-5, ge=0, description="stop when the inertia falls by less than this share of itself"
+    )
+    restarts: int = Field(
+        default=1, ge=1, description="runs from different starts, of which the best is kept; vectors only"
+    )
+
+    def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
+        segments, n, d = blocks.shape
+        if segments == 1 and d == 1 and self.init == "best":
+            found = clustering.kmeans_1d(blocks.reshape(n), self.k, mask=mask.reshape(n))
+            return Table(jnp.asarray(found.centroids).reshape(1, -1, 1)), jnp.asarray(found.codes).reshape(1, n)
+        # Sizes are rounded up so that the leaves of a network need a handful of compiled programs, not one each.
+        room = _bucket(n) - n
+        result = clustering.kmeans(
+            jnp.pad(blocks, ((0, 0), (0, room), (0, 0))),
+            self.k,
+            key=key,
+            mask=jnp.pad(mask, ((0, 0), (0, room))),
+            init="k-means++" if self.init == "best" else self.init,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+            restarts=self.restarts,
+        )
+        return Table(result.centroids), result.codes[:, :n]
+
+
+def _bucket(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again as n."""
+    power = 1 << max(0, (n - 1).bit_length())
+    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power

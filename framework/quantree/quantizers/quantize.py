@@ -1,0 +1,129 @@
+"""The one stage that quantizes: grouping x blocking x learner, and the coder for the codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from quantree.coding import Coder
+from quantree.encodings import Blocking, Codebook, Coded, Compressed, Encoding, Pruned, Raw, Scalar, SubVectors, Table
+from quantree.encodings.coded import smallest_unsigned
+from quantree.errors import ConfigError, LeafError
+from quantree.quantizers.base import Grouping, Learner
+from quantree.quantizers.groupings import PerTensor
+from quantree.registry import Choice, register
+from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
+
+
+@register("quantize")
+class Quantize(Stage):
+    """Replaces weights by codes into learned codebooks.
+
+    Leaves that an earlier stage has quantized are left alone. On a pruned leaf, scalars keep their zeros as a symbol of
+    their own, and vectors keep the mask beside the codes. A codebook never has more centroids than there are distinct
+    blocks: a tiny leaf gets a smaller one. `LeafError` names a leaf that holds NaN or infinity, or no float.
+    """
+
+    match: Patterns | None = Field(
+        default=None, description="leaves to take; default: every float leaf with two or more axes"
+    )
+    grouping: Choice[Grouping] = Field(default=PerTensor(), description="which leaves share a codebook")
+    blocking: Choice[Blocking] = Field(
+        default=Scalar(), description="how a leaf is cut into the vectors that get one code each"
+    )
+    learner: Choice[Learner] = Field(description="how codebook and codes are found")
+    coder: str | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    release_mask: bool = Field(
+        default=False, description="let a vector quantizer fill pruned weights again, and store no mask"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Quantize":
+        per_segment = isinstance(self.blocking, SubVectors) and self.blocking.codebooks == "segment"
+        if per_segment and not isinstance(self.grouping, PerTensor):
+            reason = (
+                "one codebook per segment can't be shared between leaves; use grouping 'tensor' or codebooks 'layer'"
+            )
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "grouping"})
+        if self.coder is not None:
+            try:
+                Coder.named(self.coder)
+            except ValueError as error:
+                raise PydanticCustomError("plugin", "{reason}", {"reason": str(error), "key": "coder"}) from None
+        return self
+
+    def check(self, leaves: Mapping[str, Encoding]) -> None:
+        select(self.match, leaves)
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        free = [path for path in select(self.match, compressed.leaves) if not compressed.leaves[path].uses()]
+        if not free:
+            raise ConfigError("quantize: every leaf that it matches has been quantized by an earlier stage")
+        leaves: dict[str, Encoding] = {}
+        books: dict[str, Codebook] = {}
+        for index, (name, paths) in enumerate(sorted(self.grouping.groups(free, compressed.leaves).items())):
+            name = _unused(name, compressed.codebooks)
+            parts = [_Part(path, compressed.leaves[path], self.blocking) for path in paths]
+            taken, books[name] = self._group(name, parts, jax.random.fold_in(context.key, index))
+            leaves |= taken
+        return compressed.replace(leaves, books)
+
+    def _group(self, name: str, parts: "list[_Part]", key: jax.Array) -> tuple[dict[str, Encoding], Codebook]:
+        blocks = jnp.concatenate([part.blocks for part in parts], axis=1)
+        alive = np.concatenate([part.alive for part in parts], axis=1)
+        if alive.any(axis=1).all():
+            book, codes = self.learner.learn(blocks, jnp.asarray(alive), key)
+        else:  # a segment of which nothing survived pruning has nothing to learn from
+            safe = jnp.asarray(alive | ~alive.any(axis=1, keepdims=True))
+            book, codes = self.learner.learn(blocks, safe, key)
+        book, codes = _without_unused(book, np.asarray(codes), alive)
+        sizes = np.cumsum([part.blocks.shape[1] for part in parts])[:-1]
+        leaves: dict[str, Encoding] = {}
+        for part, own in zip(parts, np.split(codes, sizes, axis=1), strict=True):
+            zero = part.mask is not None and part.blocks.shape[2] == 1
+            symbols = np.where(part.alive, own + 1, 0) if zero else np.where(part.alive, own, 0)
+            mask = None if zero or part.mask is None or self.release_mask else jnp.asarray(part.mask)
+            packed = smallest_unsigned(symbols, book.size + zero)
+            leaves[part.path] = Coded(packed, mask, name, self.blocking, zero, part.shape, part.dtype, self.coder)
+        return leaves, book
+
+
+class _Part:
+    """One leaf of a group: its blocks [segments, n, d], and which of them take part [segments, n]."""
+
+    def __init__(self, path: str, leaf: Encoding, blocking: Blocking) -> None:
+        self.path, self.shape, self.dtype = path, leaf.shape, leaf.dtype
+        if not isinstance(leaf, Raw | Pruned) or not is_float_leaf(leaf):
+            raise LeafError(f"{path}: only plain or pruned float leaves can be quantized, not {leaf.name} {leaf.dtype}")
+        if not int(np.prod(leaf.shape, dtype=np.int64)):
+            raise LeafError(
+                f"{path}: an empty tensor of shape {leaf.shape} has nothing to quantize; leave it out of `match`"
+            )
+        value = leaf.decode({}).astype(jnp.float32)
+        bad = int(jnp.sum(~jnp.isfinite(value)))
+        if bad:
+            raise LeafError(f"{path}: {bad} of {value.size} weights are NaN or infinite")
+        self.mask = np.asarray(leaf.mask) if isinstance(leaf, Pruned) else None
+        self.blocks = blocking.split(value)
+        kept = jnp.ones(leaf.shape, bool) if self.mask is None else jnp.asarray(self.mask)
+        self.alive = np.asarray(jnp.any(blocking.split(kept), axis=-1))
+
+
+def _without_unused(book: Codebook, codes: np.ndarray, alive: np.ndarray) -> tuple[Codebook, np.ndarray]:
+    """Drops centroids that no code points to (a leaf may have fewer distinct blocks than k): they would cost bytes."""
+    if not isinstance(book, Table) or book.centroids.shape[0] != 1:
+        return book, codes
+    used = np.unique(codes[alive]) if alive.any() else np.zeros(1, codes.dtype)
+    if len(used) == book.size:
+        return book, codes
+    return Table(book.centroids[:, used]), np.where(alive, np.searchsorted(used, codes), 0)
+
+
+def _unused(name: str, taken: Mapping[str, Any]) -> str:
+    """The codebook's name, numbered if an earlier stage has used it ("net" of two net-wide stages)."""
+    names = [name, *(f"{name}#{i}" for i in range(2, len(taken) + 3))]
+    return next(candidate for candidate in names if candidate not in taken)

@@ -1,0 +1,133 @@
+"""An ordered list of stages, checked before it runs and after each step."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from pydantic import Field
+
+from quantree import quantizers, recovery, transforms  # registers the stages that come with quantree
+from quantree.encodings import Coded, Compressed
+from quantree.errors import ConfigError, LeafError, QuantreeError
+from quantree.model import Model
+from quantree.registry import Choice
+from quantree.schema import Config, Document, Location, dotted, freeze, validate
+from quantree.stage import Context, Stage
+from quantree.task import Data
+
+__all__ = ["Recipe", "changed_leaves", "quantizers", "recovery", "transforms"]
+
+OnStage = Callable[[int, Stage, Compressed, Compressed, float], None]
+
+
+class Recipe(Config):
+    """How to compress: stages in the order in which they run. A method of a paper is a recipe."""
+
+    stages: tuple[Choice[Stage], ...] = Field(description="the stages, in order")
+
+    @classmethod
+    def from_config(cls, stages: Sequence[Any] | Document, location: Location = ()) -> "Recipe":
+        """Builds a recipe from a list of `{kind: name, **settings}`, or from a document that holds one at its root.
+
+        `location` is where that list stands in its file. `ConfigError` names file, line, key and the nearest valid
+        name.
+        """
+        document = stages if isinstance(stages, Document) else Document(freeze(stages), "recipe")
+        if not isinstance(document.data, tuple) or not document.data:
+            raise document.error(location, "a recipe is a list of stages, and has at least one")
+        lines = {("stages", *place): line for place, line in document.lines.items()}
+        try:
+            return validate(cls, Document({"stages": document.data}, document.source, lines))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("stages[", f"{dotted(location)}[", 1)) from None
+
+    @property
+    def expanded(self) -> tuple[Stage, ...]:
+        """The stages that run: presets replaced by what they stand for."""
+        return tuple(inner for stage in self.stages for inner in stage.expand())
+
+    def check(self, model: Model, document: Document | None = None, location: Location = ()) -> None:
+        """Tells what can't fit this model before any time is spent; its arrays may be `jax.ShapeDtypeStruct`s.
+
+        With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
+        """
+        leaves = Compressed.from_model(model).leaves
+        for index, stage in enumerate(self.stages):
+            for inner in stage.expand():
+                try:
+                    inner.check(leaves)
+                except ConfigError as error:
+                    if document is None:
+                        raise ConfigError(f"stage {index} ({stage.name}): {error}", error.value) from None
+                    place = (index, *document.at((index,)).find(error.value))
+                    message = document.error(place, str(error))
+                    written, wanted = dotted(place), dotted((*location, *place))
+                    raise ConfigError(str(message).replace(written, wanted, 1), error.value) from None
+
+    def run(
+        self,
+        model: Model,
+        *,
+        key: jax.Array,
+        data: Data | None = None,
+        folder: Path | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Compressed:
+        """Compresses a model.
+
+        data: needed only if a stage trains or measures. folder: where long stages keep checkpoints. on_stage: called
+        after each stage with (index, stage, model before, model after, seconds).
+        """
+        self.check(model)
+        compressed = Compressed.from_model(model)
+        for index, stage in enumerate(self.expanded):
+            before, started = compressed, time.perf_counter()
+            compressed = self.run_stage(index, before, model=model, key=key, data=data, folder=folder)
+            if on_stage is not None:
+                on_stage(index, stage, before, compressed, time.perf_counter() - started)
+        return compressed
+
+    def run_stage(
+        self,
+        index: int,
+        compressed: Compressed,
+        *,
+        model: Model,
+        key: jax.Array,
+        data: Data | None = None,
+        folder: Path | None = None,
+    ) -> Compressed:
+        """Runs one stage of `expanded`. `key` is the recipe's; the stage gets its own. Checks what must stay true."""
+        stage = self.expanded[index]
+        place = None if folder is None else folder / f"stage-{index}"
+        try:
+            after = stage.run(compressed, Context(model, jax.random.fold_in(key, index), data, place))
+        except LeafError as error:
+            raise LeafError(f"stage {index} ({stage.name}): {error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"stage {index} ({stage.name}): {error}", error.value) from None
+        _assert_kept(compressed, after, stage, index)
+        return after
+
+
+def changed_leaves(before: Compressed, after: Compressed) -> list[str]:
+    """Paths of the leaves that a stage has replaced or added."""
+    return [path for path, leaf in after.leaves.items() if before.leaves.get(path) is not leaf]
+
+
+def _assert_kept(before: Compressed, after: Compressed, stage: Stage, index: int) -> None:
+    """A later stage never undoes an earlier one: zeros stay zero, codes stay the same codes."""
+    for path in changed_leaves(before, after):
+        old, new = before.leaves.get(path), after.leaves[path]
+        zeros = None if old is None or getattr(stage, "release_mask", False) else old.zeros()
+        if zeros is not None:
+            kept = new.zeros()
+            if kept is None or kept.shape != zeros.shape or not kept[zeros].all():
+                raise QuantreeError(
+                    f"stage {index} ({stage.name}): {path}: weights that were pruned are not zero any more"
+                )
+        if isinstance(old, Coded) and not (isinstance(new, Coded) and np.array_equal(old.codes, new.codes)):
+            raise QuantreeError(f"stage {index} ({stage.name}): {path}: an earlier stage's codes were changed")

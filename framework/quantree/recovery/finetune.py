@@ -1,0 +1,87 @@
+"""Training what the encodings leave free, while codes and masks stay as they are."""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from quantree.encodings import Compressed, Encoding, float_fields, match
+from quantree.recovery.loop import Training, applied, fit
+from quantree.recovery.objective import Objective
+from quantree.registry import Choice, register
+from quantree.schema import Config
+from quantree.stage import Context, Patterns, Recovery, Stage, Transform
+
+
+class Gradual(Config):
+    """A transform that grows to its full strength during training."""
+
+    stage: Choice[Stage] = Field(description="the transform, with its settings at full strength")
+    start: float = Field(default=0.0, ge=0, lt=1, description="share of the training after which it begins")
+    stop: float = Field(default=0.6, gt=0, le=1, description="share of the training at which it has full strength")
+    every: int = Field(default=50, ge=1, description="steps between two applications")
+
+    @model_validator(mode="after")
+    def _is_a_ramp(self) -> "Gradual":
+        if not isinstance(self.stage, Transform) or type(self.stage).at is Transform.at:
+            reason = f"stage {self.stage.name!r} can't be applied gradually"
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "stage"})
+        if self.stop <= self.start:
+            raise PydanticCustomError("combination", "{reason}", {"reason": "stop must be above start", "key": "stop"})
+        return self
+
+    def update(self, compressed: Compressed, progress: float, *, context: Context) -> Compressed:
+        """The model after the transform at the strength that it has at this progress of the training, 0..1."""
+        assert isinstance(self.stage, Transform)
+        ramp = (progress - self.start) / (self.stop - self.start)
+        return self.stage.at(min(1.0, max(0.0, ramp))).run(compressed, context)
+
+
+@register("finetune")
+class Finetune(Recovery, Training):
+    """Trains codebooks, scales, biases and unquantized weights; optionally prunes on the way.
+
+    The gradient of a centroid is the sum over the weights that point to it (Han et al. 2016, section 3.3), because
+    autodiff goes through the look-up. With `distill` the uncompressed network teaches.
+    """
+
+    match: Patterns | None = Field(default=None, description="float fields to train, such as codebooks/*; default: all")
+    distill: float = Field(
+        0.0, ge=0, le=1, description="weight of the uncompressed network's outputs in the loss, 0..1"
+    )
+    temperature: float = Field(default=4.0, gt=0, description="softens teacher and student alike in distillation")
+    gradual: Gradual | None = Field(default=None, description="a transform that grows during this training")
+
+    def check(self, leaves: Mapping[str, Encoding]) -> None:
+        if self.gradual is not None:
+            self.gradual.stage.check(leaves)
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        data = context.need_data(self.name)
+        update = None
+        if self.gradual is not None:
+            update = functools.partial(self.gradual.update, context=context)
+            compressed = update(compressed, 0.0)
+        trained = None
+        if self.match is not None:
+            trained = set(match(self.match, float_fields(compressed))).__contains__
+        objective = Objective(
+            applied(context.model), data.task.loss, self.distill, self.temperature, data.task.outputs == "logits"
+        )
+        fitted = fit(
+            compressed,
+            model=context.model,
+            data=data,
+            training=self,
+            seed=int(jax.random.randint(context.key, (), 0, 2**31 - 1)),
+            objective=objective,
+            trained=trained,
+            update=update,
+            update_every=self.gradual.every if self.gradual else 1,
+            settled=self.gradual.stop if self.gradual else 0.0,
+            folder=context.folder,
+            label="finetune",
+        )
+        return fitted.compressed

@@ -1,0 +1,6 @@
+"""Model -> smaller or rearranged model, without training."""
+
+from quantree.transforms.cast import Cast
+from quantree.transforms.prune import Prune
+
+__all__ = ["Cast", "Prune"]

@@ -1,0 +1,133 @@
+"""Magnitude pruning: small weights become exact zeros and stay so in every later stage."""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from quantree.encodings import Compressed, Encoding, Pruned, Raw, match
+from quantree.errors import LeafError
+from quantree.registry import register
+from quantree.stage import Context, Patterns, Transform, is_float_leaf, select
+
+Density = Annotated[float, Field(gt=0, le=1)]
+Quality = Annotated[float, Field(ge=0)]
+Rule = float | dict[str, float]
+
+
+@register("prune")
+class Prune(Transform):
+    """Keeps the weights of largest magnitude.
+
+    `density` is the share of weights kept: in each layer alike, or by pattern (first match wins) for layers of their
+    own, or with `scope: global` by one threshold over all the leaves taken. `quality` keeps |w| >= quality x the
+    standard deviation of the leaf (Han et al. 2015). A weight that is pruned already stays so. Each leaf keeps at
+    least one weight. With `finetune: {gradual: ...}` the density falls along a cubic from 1 (Zhu and Gupta 2017, arXiv
+    1710.01878, eq. 1).
+    """
+
+    match: Patterns | None = Field(
+        default=None, description="leaves to take; default: every float leaf with two or more axes"
+    )
+    density: Density | dict[str, Density] | None = Field(
+        default=None, description="share of weights kept, 0..1: one number, or pattern -> number"
+    )
+    quality: Quality | dict[str, Quality] | None = Field(
+        default=None, description="threshold in standard deviations of the leaf: one number, or pattern -> number"
+    )
+    scope: Literal["layer", "global"] = Field(
+        default="layer", description="compare magnitudes within a leaf, or over all of them"
+    )
+    score: Literal["magnitude", "lamp"] = Field(
+        default="magnitude",
+        description="what is compared: |w|, or |w| relative to the larger weights of its leaf (LAMP, Lee et al. 2021)",
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "Prune":
+        key = reason = None
+        if (self.density is None) == (self.quality is None):
+            key, reason = "density", "give either density or quality"
+        elif self.scope == "global" and not isinstance(self.density, float | int):
+            key, reason = "scope", "a global threshold needs one number as density"
+        if reason is not None:
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": key})
+        return self
+
+    def check(self, leaves: Mapping[str, Encoding]) -> None:
+        taken = select(self.match, leaves)
+        for rule in (self.density, self.quality):
+            if isinstance(rule, dict):
+                match(rule, taken)
+
+    def at(self, progress: float) -> "Prune":
+        rest = (1 - min(max(progress, 0.0), 1.0)) ** 3
+        density = _scaled(self.density, lambda final: final + (1 - final) * rest)
+        quality = _scaled(self.quality, lambda final: final * (1 - rest))
+        return self.model_copy(update={"density": density, "quality": quality})
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        del context
+        paths = select(self.match, compressed.leaves)
+        values = {path: _weights(path, compressed.leaves[path]) for path in paths}
+        scores = {path: self._scores(value) for path, value in values.items()}
+        if self.scope == "global":
+            together = np.concatenate([score.reshape(-1) for score in scores.values()])
+            thresholds = dict.fromkeys(paths, _threshold(together, _rule(self.density, "")))
+        elif self.density is not None:
+            thresholds = {path: _threshold(scores[path], _rule(self.density, path)) for path in paths}
+        else:
+            thresholds = {path: _rule(self.quality, path, 0.0) * float(np.std(values[path])) for path in paths}
+        pruned: dict[str, Encoding] = {}
+        for path in paths:
+            score, leaf = scores[path], compressed.leaves[path]
+            mask = (score >= min(thresholds[path], float(score.max()))) & (values[path] != 0)
+            pruned[path] = Pruned.of(leaf.decode({}), mask)
+        return compressed.replace(pruned)
+
+    def _scores(self, value: np.ndarray) -> np.ndarray:
+        if self.score == "magnitude":
+            return np.abs(value)
+        # LAMP (arXiv 2010.07611, eq. 3): w^2 over the sum of squares of all weights of the leaf that are not smaller.
+        flat = np.square(value, dtype=np.float64).reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        tail = np.cumsum(flat[order][::-1])[::-1]
+        scores = np.zeros_like(flat)
+        scores[order] = flat[order] / np.maximum(tail, np.finfo(np.float64).tiny)
+        return scores.reshape(value.shape)
+
+
+def _weights(path: str, leaf: Encoding) -> np.ndarray:
+    if not isinstance(leaf, Raw | Pruned) or not is_float_leaf(leaf):
+        raise LeafError(
+            f"{path}: only plain float leaves can be pruned, not {leaf.name} {leaf.dtype}; prune, then quantize"
+        )
+    value = np.asarray(leaf.decode({}))
+    if not value.size:
+        raise LeafError(f"{path}: an empty tensor of shape {value.shape} has nothing to prune; leave it out of `match`")
+    if not np.isfinite(value).all():
+        raise LeafError(f"{path}: {np.count_nonzero(~np.isfinite(value))} of {value.size} weights are NaN or infinite")
+    return value
+
+
+def _threshold(scores: np.ndarray, density: float) -> float:
+    """The score that a share `density` of all reaches; ties with it are kept."""
+    flat = scores.reshape(-1)
+    dropped = flat.size - max(1, round(density * flat.size))
+    return float(np.partition(flat, dropped)[dropped])
+
+
+def _rule(rule: Rule | None, path: str, otherwise: float = 1.0) -> float:
+    if not isinstance(rule, dict):
+        return otherwise if rule is None else float(rule)
+    hits = [value for pattern, value in rule.items() if fnmatch.fnmatchcase(path, pattern)]
+    return float(hits[0]) if hits else otherwise
+
+
+def _scaled(rule: Rule | None, function: Callable[[float], float]) -> Rule | None:
+    if rule is None:
+        return None
+    return {key: function(value) for key, value in rule.items()} if isinstance(rule, dict) else function(rule)
