@@ -1,0 +1,152 @@
+"""k-means for vectors: one problem or a batch of independent ones, compiled once per shape."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from quantree.clustering import checks
+from quantree.clustering.lloyd import Points, State, lloyd
+from quantree.clustering.result import KMeans
+from quantree.clustering.search import block_size, to_blocks
+from quantree.clustering.starts import DETERMINISTIC, STARTS, Start, fill, start
+from quantree.errors import LeafError, nearest
+
+
+def kmeans(
+    x: jax.typing.ArrayLike,
+    k: int,
+    *,
+    key: jax.Array,
+    weights: jax.typing.ArrayLike | None = None,
+    mask: jax.typing.ArrayLike | None = None,
+    pinned: jax.typing.ArrayLike | None = None,
+    init: Start = "k-means++",
+    initial: jax.typing.ArrayLike | None = None,
+    iterations: int = 25,
+    tolerance: float = 1e-4,
+    restarts: int = 1,
+) -> KMeans:
+    """Lloyd's k-means under Euclidean distance, deterministic for a key.
+
+    x: points [n, d], or [b, n, d] for b independent problems; below single precision it is computed in float32.
+    k: number of centroids. Above the number of distinct points the surplus ends as duplicates with count 0.
+    key: the random key; a batch splits it, `jax.random.split(key, b)`, one for each problem.
+    weights: importance of each point, at least 0, [n] or [b, n]. Without weight a point gets a code and moves nothing.
+    mask: [n] or [b, n], False for points that take no part (code 0); they may hold anything, NaN too.
+    pinned: centroids that stay where they are, such as an exact zero: [p, d] or [b, p, d]. Their codes are 0 to p - 1.
+    init: how the k - p free centroids start: "k-means++" (greedy), "random" (points), "linear" (equal steps from least
+        to greatest, per dimension), "density" (equal steps of the distribution function, for d > 1 along the first
+        principal direction).
+    initial: their starting values, [k - p, d] or [b, k - p, d], instead of `init`.
+    iterations: the most that are done; 0 only assigns to the start.
+    tolerance: ends when an iteration lowers the inertia by no more than this share of it.
+    restarts: independent starts, of which the one with the least inertia is kept; for random starts only.
+
+    A centroid that loses all points is moved to a far one, at most once per iteration (`repaired` counts it). A problem
+    without any point of weight gives zeros. Memory beyond x and the result: two copies of x, 16 bytes per point, and
+    64 bytes per point of a block; nothing grows with n x k. The starts need room of their own: k-means++ holds
+    2 (2 + ln k) min(n, max(8192, 64 k)) distances, the others at most a sort of n numbers.
+
+    `LeafError` if shapes or k don't fit, and for NaN, infinity or negative weights in arrays that are not traced.
+    """
+    checks.codebook_size(k)
+    x = checks.points("x", x)
+    batch, (n, d) = x.shape[:-2], x.shape[-2:]
+    real = jnp.ones(x.shape[:-1], bool) if mask is None else checks.per_point("mask", mask, x).astype(bool)
+    weight = jnp.ones(x.shape[:-1], x.dtype) if weights is None else checks.per_point("weights", weights, x)
+    fixed = _centroids("pinned", jnp.zeros((0, d)) if pinned is None else pinned, None, x)
+    free = k - fixed.shape[-2]
+    if free < 0:
+        raise LeafError(f"{fixed.shape[-2]} centroids are pinned, but k is {k}")
+    given = None if initial is None else _centroids("initial", initial, free, x)
+    if init not in STARTS:
+        raise LeafError(f"init is {init!r}; {nearest(str(init), STARTS)}")
+    if restarts < 1 or (restarts > 1 and (given is not None or init in DETERMINISTIC)):
+        raise LeafError(f"restarts is {restarts}; expected at least 1, and 1 where the start is not random")
+    checks.finite(real, x=x, pinned=fixed, initial=given)
+    checks.importances(weight)
+    return _kmeans(
+        x,
+        weight.astype(x.dtype),
+        real,
+        fixed,
+        given,
+        jax.random.split(key, batch[0]) if batch else key,
+        jnp.asarray(iterations, jnp.int32),
+        jnp.asarray(tolerance, x.dtype),
+        k=int(k),
+        init=init,
+        restarts=int(restarts),
+        block=block_size(batch[0] if batch else 1, n),
+    )
+
+
+def _centroids(name: str, value: Any, count: int | None, x: jax.Array) -> jax.Array:
+    """`value` as [.., count, d] with the batch of x; `LeafError` if it does not fit."""
+    array = checks.floating(name, value).astype(x.dtype)
+    rows = array.shape[-2] if count is None and array.ndim > 1 else count
+    if array.shape not in ((rows, x.shape[-1]), (*x.shape[:-2], rows, x.shape[-1])):
+        wanted = "the number of pinned centroids" if count is None else str(count)
+        raise LeafError(f"{name} has shape {array.shape}; expected [.., {wanted}, {x.shape[-1]}]")
+    return jnp.broadcast_to(array, (*x.shape[:-2], *array.shape[-2:]))
+
+
+@functools.partial(jax.jit, static_argnames=("k", "init", "restarts", "block"))
+def _kmeans(
+    x: jax.Array,
+    weights: jax.Array,
+    real: jax.Array,
+    pinned: jax.Array,
+    initial: jax.Array | None,
+    keys: jax.Array,
+    iterations: jax.Array,
+    tolerance: jax.Array,
+    *,
+    k: int,
+    init: Start,
+    restarts: int,
+    block: int,
+) -> KMeans:
+    def solve(x, weights, real, pinned, initial, key) -> KMeans:
+        x, weights = fill(x, real), jnp.where(real, weights, 0)
+        unit = _power_of_two(jnp.max(jnp.abs(x)))
+        x, pinned = x / unit, pinned / unit
+        weight_unit = _power_of_two(jnp.max(weights))
+        weights = weights / weight_unit
+        points = Points(to_blocks(x, block), to_blocks(weights[:, None], block)[:, 0])
+
+        def attempt(key: jax.Array) -> State:
+            if initial is not None:
+                free = initial / unit
+            elif k == pinned.shape[0]:
+                free = jnp.zeros((0, x.shape[1]), x.dtype)
+            else:
+                free = start(init, key, fill(x, weights > 0), weights, k - pinned.shape[0], pinned)
+            return lloyd(points, jnp.concatenate([pinned, free]), pinned.shape[0], iterations, tolerance)
+
+        if restarts == 1:
+            best = attempt(key)
+        else:
+            # The first attempt is the one that a single start makes, so that restarts never hurt.
+            again = jax.random.split(jax.random.fold_in(key, 1), restarts - 1)
+            attempts = jax.lax.map(attempt, jnp.concatenate([key[None], again]))
+            best = jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.fit.inertia)], attempts)
+        codes = jnp.where(real, best.fit.codes.reshape(-1)[: real.shape[0]], 0)
+        return KMeans(
+            centroids=best.centroids * unit,
+            codes=codes,
+            inertia=best.fit.inertia * weight_unit * unit * unit,
+            counts=jnp.zeros((k,), jnp.int32).at[codes].add(real.astype(jnp.int32)),
+            steps=best.steps,
+            converged=best.converged,
+            repaired=best.repaired,
+        )
+
+    return (solve if x.ndim == 2 else jax.vmap(solve))(x, weights, real, pinned, initial, keys)
+
+
+def _power_of_two(value: jax.Array) -> jax.Array:
+    """The power of two just below `value`: dividing by it is exact, and squares don't under- or overflow after it."""
+    return jnp.ldexp(jnp.ones((), value.dtype), jnp.clip(jnp.frexp(value)[1] - 1, -100, 126))
