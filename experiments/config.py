@@ -1,0 +1,263 @@
+"""A config file: what is trained, what is done to it, how often.
+
+`python -m experiments.config --schema` prints a JSON schema for editors.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, StringConstraints
+from pydantic.json_schema import DefsRef, GenerateJsonSchema, JsonRef
+
+from experiments.data import DataConfig
+from experiments.data.dataset import source_named
+from experiments.execution import Execution
+from experiments.grid import GRID, expand, forbid, set_part
+from experiments.plugins import PluginFile
+from experiments.zoo import Network
+from quantree.errors import ConfigError, PluginError, nearest
+from quantree.recipe import Recipe
+from quantree.recovery import Training
+from quantree.registry import Choice, families, registered
+from quantree.schema import Config, Document, Location, dotted, parse_scalar, read_yaml, undotted, validate
+from quantree.stage import Stage
+
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w +-]*$")]
+_FAMILY = "family:"  # how `registry.Choice` names the union of a family
+_WHOLE = {
+    "name": "it names the whole sweep",
+    "seeds": "it is a list already",
+    "plugins": "every trial sees all plug-ins",
+    "execution": "all workers of a sweep run alike",
+}
+
+
+class Experiment(Config):
+    """A sweep: recipes x settings x seeds on one network and data set.
+
+    Anywhere but in `name`, `seeds`, `plugins` and `execution`, `{grid: [a, b]}` may stand in place of a value; the
+    sweep is the product.
+    """
+
+    name: Name = Field(description="name of the sweep, a column of its results")
+    data: DataConfig = Field(description="data set, validation split, scaling")
+    model: Choice[Network] = Field(description="the network")
+    baseline: Training = Field(description="how the network is trained before it is compressed")
+    recipes: dict[Name, tuple[Choice[Stage], ...]] = Field(
+        min_length=1, description="method -> stages, run in this order; the name is the column `method` of the results"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (0,), min_length=1, description="each fixes validation split, initial weights, order of batches and every draw"
+    )
+    plugins: tuple[str, ...] = Field((), description="Python files that register plug-ins; relative to this file")
+    smoke: dict[str, Any] = Field({}, description="dotted.key -> value: what `--smoke` changes, to end within seconds")
+    execution: Execution = Field(Execution(), description="kind of device and threads")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One recipe at one point of the grid.
+
+    settings: what was written for the stages, and what was chosen from grids elsewhere; for tables.
+    """
+
+    experiment: Experiment
+    method: str
+    recipe: Recipe
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config file that was read, expanded and checked."""
+
+    source: str
+    name: str
+    points: tuple[Point, ...]
+    seeds: tuple[int, ...]
+    plugins: tuple[PluginFile, ...]
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = (), smoke: bool = False) -> Loaded:
+    """Reads a config, applies its smoke variant if wanted and then `dotted.key=value` overrides; expands and checks it.
+
+    `ConfigError` names file, line, key and the nearest valid name of the first thing that is wrong.
+    """
+    document = read_yaml(path)
+    if smoke:
+        document = _smoke(document)
+    for text in overrides:
+        document = _override(document, text)
+    plugins = _load_plugins(document)
+    for key, reason in _WHOLE.items():
+        if isinstance(document.data, Mapping) and key in document.data:
+            forbid(document, (key,), reason)
+    recipes = document.data.get("recipes") if isinstance(document.data, Mapping) else None
+    if not isinstance(recipes, Mapping) or not recipes:
+        experiment = validate(Experiment, document)
+        raise AssertionError(f"a config without recipes is not valid, but was taken for {experiment}")
+    points = [point for method in recipes for point in _points(document, method)]
+    seeds = points[0].experiment.seeds
+    repeated = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if repeated is not None:
+        raise document.error(("seeds",), f"seed {repeated} is given twice")
+    return Loaded(document.source, points[0].experiment.name, tuple(points), seeds, plugins)
+
+
+def _points(document: Document, method: str) -> Iterable[Point]:
+    place = ("recipes", method)
+    alone = Document(
+        {**document.data, "recipes": {method: document.data["recipes"][method]}}, document.source, document.lines
+    )
+    around = [key for key in ("data", "model", "baseline") if key in document.data]
+    choices = expand(alone, place)
+    for key in around:
+        choices = [
+            type(choice)(more.document, {**choice.chosen, **more.chosen})
+            for choice in choices
+            for more in expand(choice.document, (key,))
+        ]
+    for choice in choices:
+        experiment = validate(Experiment, choice.document)
+        recipe = Recipe(stages=experiment.recipes[method])
+        _check(choice.document, place, experiment, recipe)
+        settings = {dotted(at): value for at, value in choice.chosen.items() if at[:2] != place}
+        yield Point(experiment, method, recipe, {**settings, "stages": choice.document.data["recipes"][method]})
+
+
+def _check(document: Document, place: Location, experiment: Experiment, recipe: Recipe) -> None:
+    """Holds a recipe against the network's leaves, before anything is trained."""
+    source = source_named(experiment.data.name)
+    try:
+        model = experiment.model.abstract(source.shape, len(source.classes))
+    except ConfigError as error:
+        raise document.error(("model",), str(error)) from None
+    recipe.check(model, document.at(place), place)
+
+
+def _smoke(document: Document) -> Document:
+    changes = document.data.get("smoke") if isinstance(document.data, Mapping) else None
+    if not isinstance(changes, Mapping):
+        return document
+    for key in changes:
+        if not isinstance(key, str):
+            raise document.error(("smoke",), f"expected dotted.key: value, not the key {key!r}")
+        location = undotted(key)
+        _is_there(document, location, ("smoke", key))
+        document = set_part(document, location, document.at(("smoke", key)))
+    return document
+
+
+def _override(document: Document, text: str) -> Document:
+    key, equals, value = text.partition("=")
+    location = undotted(key)
+    if not equals or not location:
+        raise ConfigError(f"override {text!r}: expected dotted.key=value, such as baseline.epochs=5")
+    try:
+        parsed = parse_scalar(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {text!r}: the value is not YAML") from None
+    _is_there(document, location, location)
+    return document.replaced(location, parsed)
+
+
+def _is_there(document: Document, location: Location, told: Location) -> None:
+    """Below `recipes` the names are free, so a typo would make a new recipe: it must exist, or be given whole."""
+    recipes = document.data.get("recipes") if isinstance(document.data, Mapping) else None
+    if location[0] == "recipes" and len(location) > 2 and isinstance(recipes, Mapping) and location[1] not in recipes:
+        name = str(location[1])
+        raise document.error(told, f"there is no recipe {name!r}; {nearest(name, [str(key) for key in recipes])}")
+
+
+def _load_plugins(document: Document) -> tuple[PluginFile, ...]:
+    """Imports what the config lists; whatever is no list of names is left for validation to refuse."""
+    named = document.data.get("plugins", ()) if isinstance(document.data, Mapping) else ()
+    files: list[PluginFile] = []
+    for i, path in enumerate(named if isinstance(named, tuple) else ()):
+        if isinstance(path, str):
+            try:
+                files.append(PluginFile.at(Path(document.source).parent / path))
+                files[-1].load()
+            except PluginError as error:
+                raise document.error(("plugins", i), str(error)) from error
+    return tuple(files)
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a config file, with every registered plug-in in its place and grids where they may stand."""
+    definitions: dict[str, Any] = {}
+    whole = _schema_of(Experiment, definitions)
+    done: set[str] = set()
+    while waiting := _mentioned(whole, definitions) - done:
+        for family in waiting:
+            members = {name: plugin for name, plugin in registered(family).items() if issubclass(plugin, Config)}
+            for name, plugin in members.items():
+                schema = _schema_of(plugin, definitions)
+                schema["properties"] = {"kind": {"const": name}, **schema.get("properties", {})}
+                schema["required"] = ["kind", *schema.get("required", [])]
+                definitions[f"{family}:{name}"] = schema
+            union = [{"$ref": f"#/$defs/{family}:{name}"} for name in sorted(members)]
+            names = {"enum": sorted(members)}
+            definitions[f"{_FAMILY}{family}"] = {"anyOf": [names, *union, {"$ref": f"#/$defs/{GRID}"}]}
+        done |= waiting
+    definitions[GRID] = {
+        "type": "object",
+        "properties": {GRID: {"type": "array", "minItems": 1, "description": "values to run, one after the other"}},
+        "required": [GRID],
+        "additionalProperties": False,
+    }
+    for schema in definitions.values():
+        _allow_grids(schema)
+    _allow_grids(whole, except_for=(*_WHOLE, "smoke"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": definitions}
+
+
+class _Generator(GenerateJsonSchema):
+    """Lets a field point at the union of a family of plug-ins, which is made when all of them are known."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  as pydantic declares it
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for family in families():
+            name = DefsRef(f"{_FAMILY}{family}")
+            self.json_to_defs_refs[JsonRef(f"#/$defs/{name}")] = name
+            self._prioritized_defsref_choices[name] = [name]
+            self.definitions[name] = {}
+
+
+def _schema_of(model: type[Config], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(schema_generator=_Generator)
+    definitions |= schema.pop("$defs", {})
+    return schema
+
+
+def _mentioned(*schemas: dict[str, Any]) -> set[str]:
+    """Families of plug-ins that a field of these schemas may hold."""
+    return set(re.findall(rf'"#/\$defs/{_FAMILY}(\w+)"', json.dumps(schemas)))
+
+
+def _allow_grids(schema: dict[str, Any], except_for: tuple[str, ...] = ("kind", GRID)) -> None:
+    for name, value in schema.get("properties", {}).items():
+        if name not in except_for:
+            kept = {key: value.pop(key) for key in ("description", "default", "title") if key in value}
+            schema["properties"][name] = {"anyOf": [value, {"$ref": f"#/$defs/{GRID}"}], **kept}
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the JSON schema of config files."""
+    if arguments != ["--schema"]:
+        print("usage: python -m experiments.config --schema", file=sys.stderr)
+        return 2
+    print(json.dumps(json_schema(), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

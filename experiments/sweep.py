@@ -1,0 +1,169 @@
+"""A sweep: which trials there are, and the loop in which a worker runs them.
+
+`python -m experiments.sweep` is a worker: it reads one line of JSON, an `Order`, from standard input, writes one line
+of JSON to standard output when it begins and when it ends a trial, and lives no longer than whoever holds its standard
+input.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from experiments.baseline import Baseline
+from experiments.config import Loaded, Point
+from experiments.data import load
+from experiments.data.dataset import source_named
+from experiments.execution import Execution
+from experiments.plugins import PluginFile
+from experiments.store import Busy, Store, write_json
+from experiments.trial import Trial, run_trial
+from quantree.errors import ConfigError
+from quantree.schema import Config, freeze
+
+Tell = Callable[[Literal["begin", "end"], Trial], None]
+PAUSE = 0.2  # seconds before looking again, when all that is left is in other hands
+
+
+class Order(Config):
+    """What a worker is told."""
+
+    workdir: str = Field(description="the sweep's work folder")
+    data_dir: str | None = Field(description="where data sets are; None: the default of `experiments.data`")
+    trials: tuple[Trial, ...] = Field(description="the trials of the sweep, all of them")
+
+
+def plan(loaded: Loaded, data_dir: Path | None = None) -> tuple[Trial, ...]:
+    """The trials of a sweep: those that train come first, so that the last ones to run are short.
+
+    `ConfigError` if two of them would be the same, `DataError` if a data set is missing.
+    """
+    execution = loaded.points[0].experiment.execution.resolved()
+    trials = [
+        _trial(point, seed, loaded.plugins, execution, data_dir) for point in loaded.points for seed in loaded.seeds
+    ]
+    known: dict[str, Trial] = {}
+    for trial in trials:
+        first = known.setdefault(trial.id, trial)
+        if first is not trial:
+            raise ConfigError(
+                f"{loaded.source}: recipes {first.method!r} and {trial.method!r} ask for the same trial: "
+                f"{json.dumps(first.settings)} and {json.dumps(trial.settings)}; drop one"
+            )
+    return tuple(sorted(trials, key=lambda trial: -sum(stage.trains for stage in trial.stages)))
+
+
+def _trial(
+    point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: Execution, data_dir: Path | None
+) -> Trial:
+    experiment = point.experiment
+    data = experiment.data
+    # A plug-in file with nothing but a quantizer in it may change without training the network anew.
+    modules = {type(experiment.model).__module__, type(source_named(data.name)).__module__}
+    baseline = Baseline(
+        data=data,
+        fingerprint=load(data.name, data_dir).fingerprint,
+        model=experiment.model,
+        training=experiment.baseline,
+        seed=seed,
+        execution=execution,
+        sources=tuple(plugin.sha256 for plugin in plugins if plugin.module in modules),
+    )
+    return Trial(
+        experiment=experiment.name,
+        method=point.method,
+        settings=point.settings,
+        baseline=baseline,
+        recipe=point.recipe,
+        plugins=plugins,
+    )
+
+
+def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
+    """The trials that are yet to run: failed ones are tried again, finished ones only get the names of this sweep."""
+    waiting = []
+    for trial in trials:
+        row = store.result(trial.id)
+        if row is None:
+            waiting.append(trial)
+        elif row["status"] == "failed":
+            store.discard(trial.id)
+            waiting.append(trial)
+        else:
+            labels = json.loads(json.dumps(trial.labels()))
+            if any(row[name] != label for name, label in labels.items()):
+                write_json(store.trial(trial.id) / "result.json", {**row, **labels})
+    return waiting
+
+
+def work(trials: Sequence[Trial], store: Store, data_dir: Path | None = None, tell: Tell | None = None) -> None:
+    """Runs trials until each of them has a result, by this or by another process.
+
+    Whatever another process is at is passed over as long as there is anything else to do. tell: called when a trial
+    begins and when it ends.
+    """
+    tell = tell or (lambda event, trial: None)
+    waiting = list(trials)
+    while waiting:
+        left = []
+        for trial in waiting:
+            if store.trial(trial.id).is_dir():
+                continue
+            tell("begin", trial)
+            try:
+                run_trial(trial, store, data_dir)
+            except Busy:
+                left.append(trial)
+            tell("end", trial)
+        if len(left) == len(waiting):
+            time.sleep(PAUSE)
+        waiting = left
+
+
+def main() -> None:
+    """The life of a worker process."""
+    # Standard output belongs to the reports; whatever a library or a plug-in prints goes where errors go.
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    order = _read_order(sys.stdin.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    def tell(event: str, trial: Trial) -> None:
+        print(json.dumps({"event": event, "trial": trial.id}), file=reports)
+
+    store = Store(Path(order.workdir))
+    _keep_compiled(order.trials[0].baseline.execution.cache(store.root))
+    work(order.trials, store, Path(order.data_dir) if order.data_dir else None, tell)
+
+
+def _read_order(line: str) -> Order:
+    order: dict[str, Any] = freeze(json.loads(line))
+    # Plug-ins first: the trials' settings are checked against them.
+    for trial in order["trials"][:1]:
+        for plugin in trial["plugins"]:
+            PluginFile.model_validate(plugin).load()
+    return Order.model_validate(order)
+
+
+def _die_with_parent() -> None:
+    # The parent holds the other end of the pipe, and the kernel closes it however the parent ends.
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _keep_compiled(folder: Path) -> None:
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+if __name__ == "__main__":
+    main()

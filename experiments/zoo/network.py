@@ -1,0 +1,37 @@
+"""The family of plug-ins that this folder holds one file each of: networks with fresh weights."""
+
+import jax
+from flax import nnx
+
+from quantree.errors import ConfigError
+from quantree.model import Model, from_nnx
+from quantree.registry import Plugin
+
+
+class Network(Plugin, family="network"):
+    """An architecture. Its fields are its settings; data decide the ends."""
+
+    def build(self, rngs: nnx.Rngs, shape: tuple[int, ...], classes: int) -> nnx.Module:
+        """A module with fresh weights: inputs float32 [n, *shape] -> logits float32 [n, classes].
+
+        `ConfigError` if the network can't take inputs of this shape.
+        """
+        raise NotImplementedError
+
+    def model(self, seed: int, shape: tuple[int, ...], classes: int) -> Model:
+        """The network as the library knows it, with weights that `seed` fixes."""
+        return from_nnx(self.build(nnx.Rngs(seed), shape, classes))
+
+    def abstract(self, shape: tuple[int, ...], classes: int) -> Model:
+        """The same with shapes and dtypes in place of arrays, and no apply: costs no memory and no device."""
+
+        def trees() -> tuple[dict, dict]:
+            model = self.model(0, shape, classes)
+            return model.params, model.state
+
+        return Model(*jax.eval_shape(trees))
+
+    def need(self, fits: bool, shape: tuple[int, ...], wanted: str) -> None:
+        """`ConfigError` that says which inputs the network takes, unless `fits`."""
+        if not fits:
+            raise ConfigError(f"network {self.name!r} takes inputs of shape {wanted}, not {list(shape)}")
