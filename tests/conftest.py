@@ -1,6 +1,12 @@
 """A strict environment for every test, and what several tests share."""
 
+import contextlib
+import fcntl
+import hashlib
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -33,3 +39,50 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no raw data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def raw_dir(shared_data: Path, pytestconfig: pytest.Config) -> Path:
+    """Folder with the raw files of mnist and fashion_mnist, unpacked once per clone."""
+    raw = _dataset_cache(pytestconfig) / "raw"
+    with _lock(raw):
+        if not raw.is_dir():
+            half = raw.with_name("raw.incomplete")
+            subprocess.run([sys.executable, shared_data / "unpack.py", half, "mnist", "fashion_mnist"], check=True)
+            half.rename(raw)
+    return raw
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(raw_dir: Path, pytestconfig: pytest.Config) -> Path:
+    """Data directory with mnist, prepared once per clone and version of the code; takes half a minute."""
+    return _prepared("mnist", raw_dir, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_dir(raw_dir: Path, pytestconfig: pytest.Config) -> Path:
+    """As `mnist_dir`, with fashion_mnist."""
+    return _prepared("fashion_mnist", raw_dir, pytestconfig)
+
+
+def _prepared(name: str, raw: Path, config: pytest.Config) -> Path:
+    from experiments.data.__main__ import main
+
+    code = b"".join(path.read_bytes() for path in sorted((ROOT / "experiments" / "data").rglob("*.py")))
+    root = _dataset_cache(config) / hashlib.sha256(code).hexdigest()[:16]
+    with _lock(root):
+        assert main(["prepare", name, "--from", str(raw), "--data-dir", str(root)]) == 0
+    return root
+
+
+def _dataset_cache(config: pytest.Config) -> Path:
+    assert config.cache is not None
+    return config.cache.mkdir("datasets")
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    # pytest-xdist's workers share the cache.
+    with open(f"{path}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -21,11 +21,12 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read, download it again: {error}") from None
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+    axes = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * axes
+    if content[:3] != b"\x00\x00\x08" or len(content) < start:
         raise DataError(f"{path}: not an idx file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
-    axes = content[3]
     shape = tuple(int(length) for length in np.frombuffer(content, ">u4", axes, offset=4))
-    start, values = 4 + 4 * axes, math.prod(shape)
+    values = math.prod(shape)
     if len(content) - start != values:
         raise DataError(f"{path}: holds {len(content) - start} values where its header, {shape}, asks for {values}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

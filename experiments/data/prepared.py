@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def is_prepared(source: Source, root: Path) -> bool:
         raise DataError(
             f"{folder} is prepared as {', '.join(sorted(found))}, and {FORMAT} is needed. To convert it, where "
             f"TensorFlow and Apache Beam are installed, type\n  python -m tensorflow_datasets.scripts.convert_format "
-            f"--dataset_version_dir={folder} --out_file_format={FORMAT}"
+            f"--dataset_version_dir={shlex.quote(str(folder))} --out_file_format={FORMAT}"
         )
     return bool(found)
 
@@ -118,8 +119,8 @@ def read(source: Source, folder: Path) -> dict[str, Split]:
     for split, size in source.sizes.items():
         try:
             with _quiet():
-                builder: Any = tfds.builder_from_directory(folder, file_format=FORMAT)
-                records = builder.as_data_source(split)
+                builder: Any = tfds.builder_from_directory(folder)
+                records = builder.as_data_source(split, file_format=FORMAT)
                 examples = list(_chunked(f"{source.name}: decode {split}", records))
             inputs, targets = source.arrays(examples)
         except Exception as error:  # of TFDS, array_record, protobuf or Pillow: any may trip over a damaged file
@@ -148,7 +149,7 @@ def _download(source: Source, root: Path) -> None:
 
 
 def _how_to_prepare(source: Source, root: Path) -> str:
-    where = "" if root == data_root() else f" --data-dir {root}"
+    where = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
     command = f"python -m experiments.data prepare {source.name} --from RAW_DIR{where}"
     return f"With {source.raw} in a folder RAW_DIR, type\n  {command}"
 

@@ -18,15 +18,16 @@ from quantree.task import Batch, Data, batches
 class DataConfig(Config):
     """Which data set, how much of its training split is held out, how its inputs are scaled."""
 
-    name: str = Field("digits", description="data set; `python -m experiments.data list` shows the known ones")
+    name: str = Field(default="digits", description="data set; `python -m experiments.data list` shows the known ones")
     validation: int | float = Field(
-        0.1, description="cut from the training split for validation: a share between 0 and 1, or a number of examples"
+        default=0.1,
+        description="cut from train for validation: a share between 0 and 1, or a number of examples",
     )
-    stratified: bool = Field(True, description="whether every class gives the same share to validation")
+    stratified: bool = Field(default=True, description="whether every class gives the same share to validation")
     scale: Literal["unit", "standard"] = Field(
-        "unit",
-        description="of inputs; unit: from 0 to 1, at the largest possible value; standard: mean 0 and standard deviation "
-        "1 per channel, measured on the examples that are trained on",
+        default="unit",
+        description="of inputs; unit: from 0 to 1, at the largest possible value; standard: mean 0 and deviation 1 per "
+        "channel, measured on the examples that are trained on",
     )
 
     @field_validator("name")
