@@ -17,7 +17,6 @@ help:
 
 demo: .venv/has-experiments
 	$(BIN)/python -m launch.local configs/digits.yaml --workdir runs/digits --workers 2
-	$(BIN)/python -m experiments.report runs/digits
 
 test: .venv/has-test
 	$(PYTEST) -m "not slow"
