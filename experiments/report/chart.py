@@ -1,7 +1,6 @@
 """pareto.png: test metric against compression ratio, one plot per data set and model."""
 
 import math
-import statistics
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from experiments.report.style import Look, looks
-from experiments.report.summary import Panel, Setting, Spread, Summary, pareto, reach
+from experiments.report.summary import Panel, Setting, Spread, Summary, baselines, pareto, reach
 from experiments.report.tables import replacing
 
 COLUMNS = 3
@@ -50,16 +49,6 @@ def write_png(summary: Summary, path: Path) -> None:
     replacing(path, lambda part: figure.savefig(part, format="png"))
 
 
-def baselines(settings: list[Setting]) -> list[float]:
-    """The baselines that the settings are held against, one number per experiment: the mean over its seeds."""
-    found: dict[str, dict[int, float]] = {}
-    for setting in settings:
-        for trial in setting.done:
-            if trial.baseline_metric is not None:
-                found.setdefault(trial.experiment, {})[trial.seed] = trial.baseline_metric
-    return sorted({statistics.fmean(by_seed.values()) for by_seed in found.values()})
-
-
 def _plot(axes: Axes, panel: Panel, settings: list[Setting], look: dict[str, Look]) -> None:
     axes.set_xscale("log")
     axes.set_title(f"{panel.dataset} · {panel.model}", fontsize=11, color=INK, loc="left", parse_math=False)
@@ -73,29 +62,32 @@ def _plot(axes: Axes, panel: Panel, settings: list[Setting], look: dict[str, Loo
     for value in lines:
         axes.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     size = 6.5 if len(settings) <= 60 else 5 if len(settings) <= 250 else 3.5
-    for setting in sorted(settings, key=lambda s: (s.pareto, s.chosen)):
-        _point(axes, setting, look[setting.first.method], size)
+    for method in dict.fromkeys(setting.first.method for setting in settings):
+        _draw_points(axes, [setting for setting in settings if setting.first.method == method], look[method], size)
     _draw_front(axes, panel, settings)
     _frame(axes, panel, settings, lines, look, size)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %" if panel.percent else f"{y:g}"))
 
 
-def _point(axes: Axes, setting: Setting, look: Look, size: float) -> None:
-    """One setting: its spread as a thin cross, faint off the front; a ring if it is the chosen one."""
-    x, y = setting.ratio, setting.metric
-    alpha = 1.0 if setting.pareto or setting.chosen else 0.45
-    axes.errorbar(
-        [x.mean], [y.mean], xerr=x.std, yerr=y.std, fmt="none", ecolor=look.color, elinewidth=0.9, alpha=0.5 * alpha,
-        zorder=2.5,
-    )  # fmt: skip
-    axes.plot(
-        [x.mean], [y.mean], look.marker, color=look.color, markersize=size, alpha=alpha,
-        markeredgecolor="white", markeredgewidth=0.5, zorder=3 + setting.pareto,
-    )  # fmt: skip
-    if setting.chosen:
+def _draw_points(axes: Axes, settings: list[Setting], look: Look, size: float) -> None:
+    """The settings of one method: their spread as thin crosses, faint off the front; rings around the chosen."""
+    for strong in (False, True):
+        some = [setting for setting in settings if (setting.pareto or setting.chosen) == strong]
+        x, y = [s.ratio.mean for s in some], [s.metric.mean for s in some]
+        x_std, y_std = [s.ratio.std for s in some], [s.metric.std for s in some]
+        alpha = 1.0 if strong else 0.45
+        axes.errorbar(
+            x, y, xerr=x_std, yerr=y_std, fmt="none", ecolor=look.color, elinewidth=0.9, alpha=alpha / 2, zorder=2.5
+        )
         axes.plot(
-            [x.mean], [y.mean], "o", markersize=size + 6, markerfacecolor="none", markeredgecolor=INK, zorder=5
+            x, y, look.marker, color=look.color, markersize=size, alpha=alpha, markeredgecolor="white",
+            markeredgewidth=0.5, zorder=3 + strong,
         )  # fmt: skip
+    chosen = [setting for setting in settings if setting.chosen]
+    axes.plot(
+        [s.ratio.mean for s in chosen], [s.metric.mean for s in chosen], "o", markersize=size + 6,
+        markerfacecolor="none", markeredgecolor=INK, zorder=5,
+    )  # fmt: skip
 
 
 def _draw_front(axes: Axes, panel: Panel, settings: list[Setting]) -> None:

@@ -16,10 +16,9 @@ from typing import Any
 import plotly.offline
 import pydantic_core
 
-from experiments.report.chart import baselines
 from experiments.report.rows import Trial
 from experiments.report.style import looks
-from experiments.report.summary import Setting, Spread, Summary, ledger_by_kind, reach
+from experiments.report.summary import Setting, Spread, Summary, baselines, ledger_by_kind, reach
 from experiments.report.tables import replacing
 from experiments.report.terminal import warn_larger
 
@@ -94,7 +93,10 @@ def _setting(setting: Setting, panel: int, strings: dict[str, int]) -> dict[str,
         "chosen": setting.chosen,
         **{name: spread.mean for name, spread in spreads.items()},
         **{f"{name}_std": spread.std for name, spread in spreads.items() if not math.isnan(spread.std)},
-        "ledger": [[number(x.path), number(x.what), number(x.coder), x.count, x.bytes] for x in first.ledger or ()],
+        "ledger": [
+            [number(x.section), number(x.path), number(x.what), number(x.coder), x.count, x.bytes]
+            for x in first.ledger or ()
+        ],
         "leaves": [[number(x.leaf), list(x.shape), number(x.taken_by), x.bits] for x in first.leaves or ()],
     }
 

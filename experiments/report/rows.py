@@ -47,15 +47,24 @@ Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
 Seed = Annotated[int, pydantic.Field(ge=-(1 << 63), lt=1 << 63)]
 
 
-class Line(pydantic.BaseModel):
-    """One line of a file's ledger: `count` items of kind `what` took `bytes` bytes."""
+KINDS = {"codebook": "codebooks", "table": "coding tables", "value": "values", "mask": "masks"}
 
-    section: str | int | None = None
-    path: str | None = None
+
+class Line(pydantic.BaseModel):
+    """One line of a file's ledger (`quantree.storage.Entry`): `count` elements took `bytes` bytes."""
+
+    section: str
+    path: str
     what: str
-    coder: str | None = None
-    count: Count | None = None
+    coder: str | None
+    count: Count
     bytes: Count
+
+    @property
+    def kind(self) -> str:
+        """What the bytes are for, in a word or two: a leaf's streams by what they hold, the rest by section."""
+        name = self.what if self.section == "leaf" else self.section
+        return KINDS.get(name, name)
 
 
 class Leaf(pydantic.BaseModel):

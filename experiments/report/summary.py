@@ -163,6 +163,16 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     return on
 
 
+def baselines(settings: Iterable[Setting]) -> list[float]:
+    """The baselines that the settings are held against, one number per experiment: the mean over its seeds."""
+    found: dict[str, dict[int, float]] = {}
+    for setting in settings:
+        for trial in setting.done:
+            if trial.baseline_metric is not None:
+                found.setdefault(trial.experiment, {})[trial.seed] = trial.baseline_metric
+    return sorted({statistics.fmean(by_seed.values()) for by_seed in found.values()})
+
+
 def reach(settings: Iterable[Setting]) -> float | None:
     """The largest loss against the baseline that a plot of these settings shows; None if it shows them all.
 
@@ -174,11 +184,11 @@ def reach(settings: Iterable[Setting]) -> float | None:
 
 
 def ledger_by_kind(trials: Iterable[Trial]) -> dict[str, float]:
-    """Mean bytes per kind of content (codes, codebook, ...) over the trials that have a ledger, largest first."""
+    """Mean bytes per kind of content (codes, codebooks, ...) over the trials that have a ledger, largest first."""
     ledgers = [trial.ledger for trial in trials if trial.ledger is not None]
     total: dict[str, float] = defaultdict(float)
     for line in itertools.chain.from_iterable(ledgers):
-        total[line.what] += line.bytes / len(ledgers)
+        total[line.kind] += line.bytes / len(ledgers)
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 

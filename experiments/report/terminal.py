@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report.summary import Panel, Setting, Spread, Summary, ledger_by_kind
+from experiments.report.summary import Panel, Setting, Spread, Summary, baselines, ledger_by_kind
 
 PLAIN_WIDTH = 240  # columns of a pipe or a file: lines are not folded there
 NOTE = (
@@ -26,17 +26,17 @@ def show(summary: Summary, console: Console | None = None) -> None:
         console.print(_table(panel, settings, plain=not console.is_terminal))
         console.print()
     if any(summary.drawn.values()):
-        console.print(Text(NOTE, style="dim"))
+        console.print(_text(NOTE, "dim"))
     for setting in summary.larger:
-        console.print(Text(f"warning: {warn_larger(setting)}", style="yellow"))
+        console.print(_text(f"warning: {warn_larger(setting)}", "yellow"))
     for trial in summary.failed[:MOST_FAILED]:
         where = f"{trial.experiment}, {trial.dataset}, {trial.model}, {trial.method}, seed {trial.seed}"
-        console.print(Text(f"failed: {trial.trial} ({where}): {_last_line(trial.error)}", style="red"))
+        console.print(_text(f"failed: {trial.trial} ({where}): {_last_line(trial.error)}", "red"))
     more = len(summary.failed) - MOST_FAILED
     if more > 0:
-        console.print(Text(f"failed: {more} more; report.html lists them all", style="red"))
+        console.print(_text(f"failed: {more} more; report.html lists them all", "red"))
     for problem in summary.problems:
-        console.print(Text(f"warning: {problem}", style="yellow"))
+        console.print(_text(f"warning: {problem}", "yellow"))
 
 
 def warn_larger(setting: Setting) -> str:
@@ -49,15 +49,15 @@ def warn_larger(setting: Setting) -> str:
 
 
 def _table(panel: Panel, settings: list[Setting], plain: bool) -> Table:
-    baseline = Spread.of([trial.baseline_metric for setting in settings for trial in setting.done]).mean
-    title = f"{panel.dataset} · {panel.model} · baseline {panel.metric_name} {panel.tell(baseline)}"
+    known = ", ".join(panel.tell(value) for value in baselines(settings))
+    title = f"{panel.dataset} · {panel.model} · baseline {panel.metric_name} {known}"
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=None if plain else box.SIMPLE_HEAD, pad_edge=False
+        title=_text(title, "bold"), title_justify="left", box=None if plain else box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("method")
     table.add_column("setting", overflow="fold")
     for name in ("seeds", panel.metric_name, "validation", "ratio", "bytes"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(_text(name), justify="right", no_wrap=True)
     table.add_column("marks", no_wrap=True)
     for setting in sorted(settings, key=lambda s: (s.first.method, s.ratio.mean)):
         marks = [name for name, on in (("front", setting.pareto), ("chosen", setting.chosen)) if on]
@@ -71,7 +71,7 @@ def _table(panel: Panel, settings: list[Setting], plain: bool) -> Table:
             f"{setting.file_bytes.mean:,.0f}",
             " ".join(marks),
         )
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if setting.chosen else None)
+        table.add_row(*(_text(cell) for cell in cells), style="bold" if setting.chosen else None)
     return table
 
 
@@ -83,5 +83,9 @@ def _spread(panel: Panel, value: Spread) -> str:
 
 def _last_line(error: str | None) -> str:
     lines = (error or "").strip().splitlines() or ["no error was recorded"]
-    # What an error quotes may hold escape sequences: a terminal must not obey them.
-    return "".join(letter if letter.isprintable() else "?" for letter in lines[-1])
+    return lines[-1]
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Text as it is: no markup, and no escape sequences, which a setting or an error may hold and a terminal obeys."""
+    return Text("".join(letter if letter.isprintable() else "?" for letter in words), style)

@@ -44,21 +44,54 @@ function traces(panel, members) {
       return { type: "data", array, visible: array.some((size) => size > 0), color: faint, thickness: 1, width: 0 };
     };
     return {
-      type: "scatter", mode: "markers", name, hoverinfo: "none", customdata: mine,
-      x: mine.map((p) => p[x]), y: mine.map((p) => p[y]), error_x: error(x), error_y: error(y),
-      marker: { color, symbol, size, opacity: mine.map((p) => (best.has(p) ? 1 : 0.55)), line: { color: css("--page"), width: 0.7 } },
+      type: "scatter",
+      mode: "markers",
+      name,
+      hoverinfo: "none",
+      customdata: mine,
+      x: mine.map((p) => p[x]),
+      y: mine.map((p) => p[y]),
+      error_x: error(x),
+      error_y: error(y),
+      marker: {
+        color,
+        symbol,
+        size,
+        opacity: mine.map((p) => (best.has(p) ? 1 : 0.65)),
+        line: { color: css("--page"), width: 0.7 },
+      },
     };
   });
   const ring = (found, color, width, extra) => ({
-    type: "scatter", mode: "markers", hoverinfo: "skip", x: found.map((p) => p[x]), y: found.map((p) => p[y]),
+    type: "scatter",
+    mode: "markers",
+    hoverinfo: "skip",
+    x: found.map((p) => p[x]),
+    y: found.map((p) => p[y]),
     marker: { symbol: "circle-open", size: size + extra, color, line: { color, width } },
   });
   return [
-    { type: "scatter", mode: "lines", hoverinfo: "skip", x: stairs.map((p) => p[x]), y: stairs.map((p) => p[y]),
-      line: { shape: "hv", color: css("--ink"), width: 1.3 } },
+    {
+      type: "scatter",
+      mode: "lines",
+      hoverinfo: "skip",
+      x: stairs.map((p) => p[x]),
+      y: stairs.map((p) => p[y]),
+      line: { shape: "hv", color: css("--ink"), width: 1.3 },
+    },
     ...byMethod,
-    ring(members.filter((p) => p.chosen), css("--mark"), 1.6, 8),
-    ring(members.filter((p) => p === state.picked), css("--accent"), 2.5, 14),
+    ring(
+      members.filter((p) => p.chosen),
+      css("--mark"),
+      1.6,
+      8,
+    ),
+    ring(
+      members.filter((p) => p === state.picked),
+      css("--accent"),
+      2.5,
+      14,
+    ),
   ];
 }
 
@@ -118,26 +151,50 @@ function xRange(members) {
 function layout(panel, members, lines, range) {
   const [low, high] = xRange(members);
   const axis = {
-    gridcolor: css("--grid"), linecolor: css("--line"), tickcolor: css("--line"), ticks: "outside",
-    zeroline: false, automargin: true,
+    gridcolor: css("--grid"),
+    linecolor: css("--line"),
+    tickcolor: css("--line"),
+    ticks: "outside",
+    zeroline: false,
+    automargin: true,
   };
   const percent = panel.percent ? { tickformat: ".4~%" } : {};
   const label = (value, i) => ({
-    xref: "paper", x: 1, xanchor: "left", xshift: 4, y: value, showarrow: false, align: "left",
+    xref: "paper",
+    x: 1,
+    xanchor: "left",
+    xshift: 4,
+    y: value,
+    showarrow: false,
+    align: "left",
     font: { size: 11, color: css("--quiet") },
     text: (i === lines.length - 1 ? "baseline<br>" : "") + metricText(panel, value),
   });
   return {
-    margin: { l: 58, r: 66, t: 8, b: 46 }, showlegend: false, hovermode: "closest", dragmode: "zoom",
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 58, r: 66, t: 8, b: 46 },
+    showlegend: false,
+    hovermode: "closest",
+    dragmode: "zoom",
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, color: css("--ink"), size: 12 },
     xaxis: {
-      ...axis, ...xTicks(low, high), type: "log", tickangle: 0, range: [Math.log10(low), Math.log10(high)],
+      ...axis,
+      ...xTicks(low, high),
+      type: "log",
+      tickangle: 0,
+      range: [Math.log10(low), Math.log10(high)],
       title: { text: X_TITLES[choice("x")], standoff: 8 },
     },
     yaxis: { ...axis, ...percent, title: { text: yTitle(panel), standoff: 6 }, ...(range ? { range } : {}) },
     shapes: lines.map((y) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below",
+      type: "line",
+      xref: "paper",
+      x0: 0,
+      x1: 1,
+      y0: y,
+      y1: y,
+      layer: "below",
       line: { color: css("--quiet"), width: 1, dash: "dash" },
     })),
     annotations: lines.map(label),
@@ -180,7 +237,12 @@ function drawPlots(visible) {
     place.chart.setAttribute("role", "img");
     place.chart.setAttribute("aria-label", label);
     place.note.textContent = beyond ? `${beyond} far from the baseline, outside the plot (see Range)` : "";
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    const config = {
+      responsive: true,
+      displaylogo: false,
+      // Named one by one: plotly's own choice has a button that uploads the data.
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+    };
     Plotly.react(place.chart, traces(panel, members), layout(panel, members, lines, range), config);
     if (!place.wired) {
       place.wired = true;

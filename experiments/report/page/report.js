@@ -5,8 +5,12 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const KIND_COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a100"];
 const FACE = {
-  circle: "M8 2.5a5.5 5.5 0 1 0 .01 0z", square: "M3 3h10v10H3z", "triangle-up": "M8 2.5l6 10.5H2z",
-  diamond: "M8 1.5L14.5 8 8 14.5 1.5 8z", "triangle-down": "M8 13.5L2 3h12z", cross: "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z",
+  circle: "M8 2.5a5.5 5.5 0 1 0 .01 0z",
+  square: "M3 3h10v10H3z",
+  "triangle-up": "M8 2.5l6 10.5H2z",
+  diamond: "M8 1.5L14.5 8 8 14.5 1.5 8z",
+  "triangle-down": "M8 13.5L2 3h12z",
+  cross: "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z",
   x: "M4.5 2L8 5.5 11.5 2 14 4.5 10.5 8 14 11.5 11.5 14 8 10.5 4.5 14 2 11.5 5.5 8 2 4.5z",
   star: "M8 1l2 5h5l-4 3.3L12.5 15 8 11.6 3.5 15 5 9.3 1 6h5z",
 };
@@ -34,10 +38,12 @@ const choice = (id) => $(id).value;
 function shown() {
   return points[choice("points")].filter((point) => {
     const panel = data.panels[point.panel];
-    return !state.hidden.has(point.method)
-      && ["", point.experiment].includes(choice("experiment"))
-      && ["", panel.dataset].includes(choice("dataset"))
-      && ["", panel.model].includes(choice("model"));
+    return (
+      !state.hidden.has(point.method) &&
+      ["", point.experiment].includes(choice("experiment")) &&
+      ["", panel.dataset].includes(choice("dataset")) &&
+      ["", panel.model].includes(choice("model"))
+    );
   });
 }
 
@@ -112,9 +118,12 @@ function kindName({ kind, i }) {
 
 function plainTable(headings, rows, numbers) {
   const cell = (tag) => (content, i) => make(tag, numbers.includes(i) ? { class: "number" } : {}, content);
-  return make("table", {},
+  return make(
+    "table",
+    {},
     make("thead", {}, make("tr", {}, ...headings.map(cell("th")))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell("td"))))));
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell("td"))))),
+  );
 }
 
 // ---- The note beside the pointer
@@ -159,12 +168,22 @@ function facts(pairs) {
 function ledgerByKind(parts) {
   if (!parts.length) return [make("p", { class: "caption" }, "No ledger was stored.")];
   const total = parts.reduce((sum, part) => sum + part.bytes, 0);
-  const rows = parts.map((part) => [kindName(part), grouped(part.bytes), `${((100 * part.bytes) / total).toFixed(1)} %`]);
+  const rows = parts.map((part) => [
+    kindName(part),
+    grouped(part.bytes),
+    `${((100 * part.bytes) / total).toFixed(1)} %`,
+  ]);
   return [bar(parts), plainTable(["kind", "bytes", "share"], rows, [1, 2])];
 }
 
 function trialTable(panel, trials) {
-  const text = (t) => [t.trial, String(t.seed), metricText(panel, t.metric), metricText(panel, t.validation), grouped(t.bytes)];
+  const text = (t) => [
+    t.trial,
+    String(t.seed),
+    metricText(panel, t.metric),
+    metricText(panel, t.validation),
+    grouped(t.bytes),
+  ];
   return plainTable(["trial", "seed", panel.metric_name, "validation", "bytes"], trials.map(text), [1, 2, 3, 4]);
 }
 
@@ -174,7 +193,9 @@ function drawDetail() {
   const trials = trialsOf(point);
   const seconds = Object.entries(trials[0].seconds).filter(([, value]) => !missing(value));
   const title = ` ${point.method} ${point.label}` + (point.trial ? `, seed ${point.seed}` : "");
-  const known = missing(point.baseline_validation) ? "" : `, validation ${metricText(panel, point.baseline_validation)}`;
+  const known = missing(point.baseline_validation)
+    ? ""
+    : `, validation ${metricText(panel, point.baseline_validation)}`;
   $("detail-title").replaceChildren(swatch(point.method), title);
   const marks = [point.front ? "front" : "", point.chosen ? "chosen" : ""].filter(Boolean).join(", ");
   $("detail-body").replaceChildren(
@@ -206,14 +227,24 @@ function fold(title, build) {
 }
 
 function ledgerTable(lines) {
-  const text = (i) => data.strings[i];
-  return plainTable(["what", "leaf", "coder", "count", "bytes"],
-    lines.map(([path, what, coder, count, bytes]) => [text(what), text(path), text(coder), grouped(count), grouped(bytes)]), [3, 4]);
+  const rows = lines.map(([section, path, what, coder, count, bytes]) => {
+    const words = [section, path, what, coder].map((i) => data.strings[i]);
+    return [...words, grouped(count), grouped(bytes)];
+  });
+  return plainTable(["section", "path", "what", "coder", "count", "bytes"], rows, [4, 5]);
 }
 
 function leafTable(leaves) {
-  return plainTable(["leaf", "shape", "taken by", "bits"],
-    leaves.map(([leaf, shape, by, bits]) => [data.strings[leaf], shape.join(" × "), data.strings[by] || "nothing", significant(bits)]), [3]);
+  return plainTable(
+    ["leaf", "shape", "taken by", "bits"],
+    leaves.map(([leaf, shape, by, bits]) => [
+      data.strings[leaf],
+      shape.join(" × "),
+      data.strings[by] || "nothing",
+      significant(bits),
+    ]),
+    [3],
+  );
 }
 
 // ---- Table
@@ -236,8 +267,14 @@ function columns() {
     ...(several(data.settings.map((s) => s.experiment)) ? [word("experiment", "experiment", (p) => p.experiment)] : []),
     ...(several(data.panels.map((p) => p.dataset)) ? [word("dataset", "data set", of("dataset"))] : []),
     ...(several(data.panels.map((p) => p.model)) ? [word("model", "model", of("model"))] : []),
-    each ? { id: "seed", title: "seed", value: (p) => p.seed, text: (p) => String(p.seed) }
-      : { id: "seeds", title: "seeds", value: (p) => p.seeds, text: (p) => `${p.seeds}${p.failed ? ` (${p.failed} failed)` : ""}` },
+    each
+      ? { id: "seed", title: "seed", value: (p) => p.seed, text: (p) => String(p.seed) }
+      : {
+          id: "seeds",
+          title: "seeds",
+          value: (p) => p.seeds,
+          text: (p) => `${p.seeds}${p.failed ? ` (${p.failed} failed)` : ""}`,
+        },
     measured("metric", `test ${metric}`),
     measured("validation", "validation"),
     measured("loss", "loss"),
@@ -260,10 +297,24 @@ function compare(column) {
 function drawTable(visible) {
   const all = columns();
   const sorted = all.find((column) => column.id === state.sort) ?? all.find((column) => column.id === "ratio");
-  $("table").tHead.replaceChildren(make("tr", {}, ...all.map((column) => make("th", {
-    scope: "col", "data-column": column.id, class: column.word || column.id === "marks" ? "" : "number",
-    "aria-sort": column === sorted ? (state.descending ? "descending" : "ascending") : "none",
-  }, make("button", { type: "button", onclick: () => sortBy(column) }, column.title)))));
+  $("table").tHead.replaceChildren(
+    make(
+      "tr",
+      {},
+      ...all.map((column) =>
+        make(
+          "th",
+          {
+            scope: "col",
+            "data-column": column.id,
+            class: column.word || column.id === "marks" ? "" : "number",
+            "aria-sort": column === sorted ? (state.descending ? "descending" : "ascending") : "none",
+          },
+          make("button", { type: "button", onclick: () => sortBy(column) }, column.title),
+        ),
+      ),
+    ),
+  );
   $("table").tBodies[0].replaceChildren(...[...visible].sort(compare(sorted)).map((point) => tableRow(point, all)));
 }
 
@@ -278,7 +329,9 @@ function tableRow(point, all) {
       const names = ["front", "chosen"].filter((name) => point[name]);
       row.append(make("td", {}, ...names.map((name) => make("span", { class: `badge ${name}` }, name))));
     } else {
-      row.append(make("td", { class: column.word ? "text" : "number" }, column.text ? column.text(point) : column.value(point)));
+      row.append(
+        make("td", { class: column.word ? "text" : "number" }, column.text ? column.text(point) : column.value(point)),
+      );
     }
   }
   return row;
@@ -309,11 +362,14 @@ function fillSelect(id, values) {
 
 function fillMethods() {
   const boxes = data.methods.map(({ name }) => {
-    const box = make("input", { type: "checkbox", onchange: (event) => {
-      state.hidden[event.target.checked ? "delete" : "add"](name);
-      draw();
-    } });
-    box.checked = true;
+    const box = make("input", {
+      type: "checkbox",
+      onchange: (event) => {
+        state.hidden[event.target.checked ? "delete" : "add"](name);
+        draw();
+      },
+    });
+    box.defaultChecked = true;
     return [name, box];
   });
   const setAll = (checked) => () => {
@@ -341,26 +397,51 @@ function fillNotices() {
   if (data.warnings.length) {
     $("warnings").hidden = false;
     $("warnings").querySelector("summary").textContent = number(data.warnings.length, "warning", "warnings");
-    $("warnings").querySelector("ul").append(...data.warnings.map((text) => make("li", {}, text)));
+    $("warnings")
+      .querySelector("ul")
+      .append(...data.warnings.map((text) => make("li", {}, text)));
   }
   if (data.failed.length) {
     $("failed").hidden = false;
-    $("failed").querySelector("ul").append(...data.failed.map((trial) => {
-      const error = (trial.error ?? "no error was recorded").trim();
-      const last = error.split("\n").pop();
-      return make("li", {},
-        make("strong", {}, `${trial.method}, seed ${trial.seed}`), ` · ${trial.dataset} · ${trial.model} · ${trial.trial}`,
-        make("div", { class: "error" }, last),
-        make("details", {}, make("summary", {}, "settings and whole error"), make("pre", {}, trial.settings), make("pre", {}, error)));
-    }));
+    $("failed")
+      .querySelector("ul")
+      .append(
+        ...data.failed.map((trial) => {
+          const error = (trial.error ?? "no error was recorded").trim();
+          const last = error.split("\n").pop();
+          return make(
+            "li",
+            {},
+            make("strong", {}, `${trial.method}, seed ${trial.seed}`),
+            ` · ${trial.dataset} · ${trial.model} · ${trial.trial}`,
+            make("div", { class: "error" }, last),
+            make(
+              "details",
+              {},
+              make("summary", {}, "settings and whole error"),
+              make("pre", {}, trial.settings),
+              make("pre", {}, error),
+            ),
+          );
+        }),
+      );
   }
 }
 
 fillNotices();
 fillMethods();
-fillSelect("experiment", data.settings.map((setting) => setting.experiment));
-fillSelect("dataset", data.panels.map((panel) => panel.dataset));
-fillSelect("model", data.panels.map((panel) => panel.model));
+fillSelect(
+  "experiment",
+  data.settings.map((setting) => setting.experiment),
+);
+fillSelect(
+  "dataset",
+  data.panels.map((panel) => panel.dataset),
+);
+fillSelect(
+  "model",
+  data.panels.map((panel) => panel.model),
+);
 for (const select of document.querySelectorAll("#controls select")) {
   select.addEventListener("change", () => {
     if (select.id === "points") state.picked = null;
