@@ -21,7 +21,7 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(pydantic.BaseModel):
-    """Base of all settings: immutable, hashable, strict about types, no unknown keys."""
+    """Base of all settings: immutable, strict about types, no unknown keys."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False
@@ -70,7 +70,9 @@ class Document:
         return Document(data, self.source, lines)
 
     def find(self, value: Any) -> Location:
-        """Where `value` is first written, as a key or as a scalar; the root if nowhere."""
+        """Where `value` is first written, as a key or as a scalar; the root if nowhere, or if it is None."""
+        if value is None:
+            return ()
         return next(
             (place for place in self.lines if place and (place[-1] == value or _get(self.data, place) == value)), ()
         )
@@ -122,26 +124,40 @@ def freeze(value: Any) -> Any:
     return value
 
 
-def validate(model: type[C], document: Document | Any, location: Location = ()) -> C:
-    """Builds `model` from a document. `ConfigError` names file, line and key of the first thing that is wrong.
-
-    `location` is where the document stands inside its file, for messages about a part of it.
-    """
+def validate(model: type[C], document: Document | Any) -> C:
+    """Builds `model` from a document. `ConfigError` names file, line and key of the first thing that is wrong."""
     if not isinstance(document, Document):
         document = Document(freeze(document))
     try:
         return model.model_validate(document.data)
     except pydantic.ValidationError as error:
-        raise tell(error, document, location) from None
+        raise tell(error, document) from None
 
 
-def tell(error: pydantic.ValidationError, document: Document, prefix: Location = ()) -> ConfigError:
+def tell(error: pydantic.ValidationError, document: Document) -> ConfigError:
     """Pydantic's first complaint as a `ConfigError` with file and line."""
-    first = error.errors(include_url=False)[0]
+    errors = [(_written(document.data, each["loc"]), each) for each in error.errors(include_url=False)]
+    place = errors[0][0]
+    # Where several types are allowed each complains; the one that fits what was written gets furthest into it.
+    place, first = max((each for each in errors if each[0][: len(place)] == place), key=lambda each: len(each[0]))
     context = first.get("ctx", {})
-    location = prefix + tuple(first["loc"]) + ((context["key"],) if "key" in context else ())
+    if first["type"] == "missing":
+        place = (*place, first["loc"][-1])
+    elif "key" in context and isinstance(_get(document.data, place), Mapping):
+        place = (*place, context["key"])
     given = "" if "key" in context or first["type"] == "missing" else f", not {_shortened(first['input'])}"
-    return document.error(location, first["msg"][0].lower() + first["msg"][1:] + given)
+    reason = first["msg"].replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    return document.error(place, reason[0].lower() + reason[1:] + given)
+
+
+def _written(data: Any, location: Location) -> Location:
+    """The keys of `location` that stand in the data; pydantic puts the names of allowed types between them."""
+    place: Location = ()
+    for key in location:
+        inside = 0 <= key < len(data) if isinstance(data, tuple) and isinstance(key, int) else False
+        if inside or (isinstance(data, Mapping) and key in data):
+            place, data = (*place, key), data[key]
+    return place
 
 
 def _shortened(value: Any) -> str:
@@ -150,24 +166,31 @@ def _shortened(value: Any) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.2's scalars (`1e-3` is a number, `on` is a word), and no repeated keys."""
+    """YAML with few kinds of scalars: `1e-3` is a number; `on`, `010` and `12:30` are words."""
 
 
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+.0123456789"),
-)
+_TAG = "tag:yaml.org,2002:"
+_KNOWN_TAGS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_MOST_VALUES = 100_000  # in one file; aliases of aliases can stand for more than fit in memory
+_SIGNS_AND_DIGITS = "-+0123456789"
+
+_StrictLoader.yaml_implicit_resolvers = {}
+for _kind, _pattern, _first in (
+    ("null", r"^(null|~|)$", ["n", "~", ""]),
+    ("bool", r"^(true|false)$", ["t", "f"]),
+    ("int", r"^[-+]?(0|[1-9]\d*)$", [*_SIGNS_AND_DIGITS]),
+    (
+        "float",
+        r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$",
+        [*_SIGNS_AND_DIGITS, "."],
+    ),
+):
+    _StrictLoader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(_pattern, re.ASCII), _first)
 
 
 def parse_scalar(text: str) -> Any:
-    """A value as a config file would read it: `4` is an int, `1e-3` a float, `[1, 2]` a tuple."""
-    return freeze(yaml.load(text, _StrictLoader))
+    """A value as a config file would read it: `4` is an int, `1e-3` a float, `[1, 2]` a tuple. `ConfigError`."""
+    return parse_yaml(text, repr(text)).data
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -192,28 +215,39 @@ def parse_yaml(text: str, source: str = "config") -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"{source}:{line}: not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply, or an alias that contains itself") from None
     return Document(data, source, lines)
 
 
 def _build(
     node: yaml.Node, location: Location, lines: dict[Location, int], loader: yaml.SafeLoader, source: str
 ) -> Any:
-    lines[location] = node.start_mark.line + 1 if location else 1
+    here = node.start_mark.line + 1
+    lines[location] = here if location else 1
+    if len(lines) > _MOST_VALUES:
+        raise ConfigError(f"{source}:{here}: more than {_MOST_VALUES:,} values")
+    if node.tag not in _KNOWN_TAGS:
+        raise ConfigError(f"{source}:{here}: the tag {node.tag!r} has no meaning here")
     if isinstance(node, yaml.SequenceNode):
         return tuple(_build(item, (*location, i), lines, loader, source) for i, item in enumerate(node.value))
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node, deep=True)
+        try:
+            return loader.construct_object(node, deep=True)
+        except (ValueError, KeyError):  # `!!int abc`, or a number of thousands of digits
+            shown = _shortened(node.value)
+            raise ConfigError(f"{source}:{here}: {shown} is no {node.tag.removeprefix(_TAG)}") from None
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool):
-            raise ConfigError(f"{source}:{key_node.start_mark.line + 1}: a key must be a plain word, not {key!r}")
-        place = (*location, key) if isinstance(key, str | int) else (*location, str(key))
+        key = _build(key_node, (*location, ""), {}, loader, source)
+        line = key_node.start_mark.line + 1
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise ConfigError(f"{source}:{line}: a key must be a word or a whole number, not {_shortened(key)}")
+        place = (*location, key)
         if key in mapping:
-            line, first = key_node.start_mark.line + 1, lines[place]
-            raise ConfigError(f"{source}:{line}: {dotted(place)}: repeated key; first given on line {first}")
+            raise ConfigError(f"{source}:{line}: {dotted(place)}: repeated key; first given on line {lines[place]}")
         mapping[key] = _build(value_node, place, lines, loader, source)
-        lines[place] = key_node.start_mark.line + 1
+        lines[place] = line
     return mapping
