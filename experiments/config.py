@@ -4,16 +4,13 @@
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, StringConstraints
-from pydantic.json_schema import DefsRef, GenerateJsonSchema, JsonRef
 
 from experiments.data import DataConfig
 from experiments.data.dataset import source_named
@@ -21,15 +18,15 @@ from experiments.execution import Execution
 from experiments.grid import GRID, expand, forbid, set_part
 from experiments.plugins import PluginFile
 from experiments.zoo import Network
+from quantree import registry
 from quantree.errors import ConfigError, PluginError, nearest
 from quantree.recipe import Recipe
 from quantree.recovery import Training
-from quantree.registry import Choice, families, registered
+from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, parse_scalar, read_yaml, undotted, validate
 from quantree.stage import Stage
 
 Name = Annotated[str, StringConstraints(pattern=r"^\w[\w +-]*$")]
-_FAMILY = "family:"  # how `registry.Choice` names the union of a family
 _WHOLE = {
     "name": "it names the whole sweep",
     "seeds": "it is a list already",
@@ -161,7 +158,7 @@ def _override(document: Document, text: str) -> Document:
         raise ConfigError(f"override {text!r}: expected dotted.key=value, such as baseline.epochs=5")
     try:
         parsed = parse_scalar(value)
-    except yaml.YAMLError:
+    except ConfigError:
         raise ConfigError(f"override {text!r}: the value is not YAML") from None
     _is_there(document, location, location)
     return document.replaced(location, parsed)
@@ -191,59 +188,23 @@ def _load_plugins(document: Document) -> tuple[PluginFile, ...]:
 
 def json_schema() -> dict[str, Any]:
     """The schema of a config file, with every registered plug-in in its place and grids where they may stand."""
-    definitions: dict[str, Any] = {}
-    whole = _schema_of(Experiment, definitions)
-    done: set[str] = set()
-    while waiting := _mentioned(whole, definitions) - done:
-        for family in waiting:
-            members = {name: plugin for name, plugin in registered(family).items() if issubclass(plugin, Config)}
-            for name, plugin in members.items():
-                schema = _schema_of(plugin, definitions)
-                schema["properties"] = {"kind": {"const": name}, **schema.get("properties", {})}
-                schema["required"] = ["kind", *schema.get("required", [])]
-                definitions[f"{family}:{name}"] = schema
-            union = [{"$ref": f"#/$defs/{family}:{name}"} for name in sorted(members)]
-            names = {"enum": sorted(members)}
-            definitions[f"{_FAMILY}{family}"] = {"anyOf": [names, *union, {"$ref": f"#/$defs/{GRID}"}]}
-        done |= waiting
-    definitions[GRID] = {
+    schema = registry.json_schema(Experiment)
+    for name, definition in schema["$defs"].items():
+        if name.startswith("family:"):
+            definition["anyOf"].append({"$ref": f"#/$defs/{GRID}"})
+        else:
+            _allow_grids(definition)
+    _allow_grids(schema, except_for=(*_WHOLE, "smoke"))
+    schema["$defs"][GRID] = {
         "type": "object",
         "properties": {GRID: {"type": "array", "minItems": 1, "description": "values to run, one after the other"}},
         "required": [GRID],
         "additionalProperties": False,
     }
-    for schema in definitions.values():
-        _allow_grids(schema)
-    _allow_grids(whole, except_for=(*_WHOLE, "smoke"))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": definitions}
-
-
-class _Generator(GenerateJsonSchema):
-    """Lets a field point at the union of a family of plug-ins, which is made when all of them are known."""
-
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  as pydantic declares it
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for family in families():
-            name = DefsRef(f"{_FAMILY}{family}")
-            self.json_to_defs_refs[JsonRef(f"#/$defs/{name}")] = name
-            self._prioritized_defsref_choices[name] = [name]
-            self.definitions[name] = {}
-
-
-def _schema_of(model: type[Config], definitions: dict[str, Any]) -> dict[str, Any]:
-    schema = model.model_json_schema(schema_generator=_Generator)
-    definitions |= schema.pop("$defs", {})
     return schema
 
 
-def _mentioned(*schemas: dict[str, Any]) -> set[str]:
-    """Families of plug-ins that a field of these schemas may hold."""
-    return set(re.findall(rf'"#/\$defs/{_FAMILY}(\w+)"', json.dumps(schemas)))
-
-
-def _allow_grids(schema: dict[str, Any], except_for: tuple[str, ...] = ("kind", GRID)) -> None:
+def _allow_grids(schema: dict[str, Any], except_for: tuple[str, ...] = ("kind",)) -> None:
     for name, value in schema.get("properties", {}).items():
         if name not in except_for:
             kept = {key: value.pop(key) for key in ("description", "default", "title") if key in value}

@@ -27,7 +27,7 @@ class FormatError(QuantreeError, ValueError):
 
 
 class PluginError(QuantreeError, ValueError):
-    """A plug-in is registered twice, unknown, or of no known family."""
+    """A plug-in is registered twice, unknown, of no known family, can't be loaded, or breaks its contract."""
 
 
 class DataError(QuantreeError, ValueError):

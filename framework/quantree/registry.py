@@ -7,17 +7,18 @@ any config that mentions the family then accepts `{kind: name, ...}` in that pla
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from quantree.errors import PluginError, nearest
-from quantree.schema import Config
+from quantree.schema import Config, freeze
 
 ENTRY_POINTS = "quantree.plugins"
+_FAMILY = "x-family"  # in a JSON schema: what may stand here is any plug-in of this family
 
 _families: dict[str, type[Any]] = {}
 _registry: dict[str, dict[str, type[Any]]] = {}
@@ -51,11 +52,14 @@ class Plugin(Config):
 
     @classmethod
     def from_config(cls, value: Any) -> Self:
-        """Builds a plug-in of this family from `{kind: name, **settings}`, or from its bare name."""
+        """Builds a plug-in of this family from `{kind: name, **settings}`, or from its bare name.
+
+        Raises what pydantic's validators raise, a `ValueError`; inside a field it becomes part of one `ConfigError`.
+        """
         if isinstance(value, cls):
             return value
-        settings = {"kind": value} if isinstance(value, str) else value
-        if not isinstance(settings, dict) or not isinstance(settings.get("kind"), str):
+        settings = {"kind": value} if isinstance(value, str) else freeze(value)
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("kind"), str):
             raise PydanticCustomError(
                 "plugin", "expected a {family}: its name, or a mapping with `kind`", {"family": cls.family}
             )
@@ -81,17 +85,71 @@ class _Choice:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        # The members join late, so the union can't be a `$ref` of pydantic's; `schema.json_schema` fills it in.
-        return {"$ref": f"#/$defs/family:{schema['metadata']['family']}"}  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        # Members join late, and may hold one another: only `json_schema` can list them.
+        family = schema["metadata"]["family"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return {"type": ["string", "object"], _FAMILY: family}
 
 
 Choice = Annotated[T, _Choice()]
 
 
+def json_schema(model: type[Config]) -> dict[str, Any]:
+    """JSON schema of settings, in which a field that holds a plug-in lists every registered one by its `kind`.
+
+    Plug-ins are defined as `learner:kmeans`, what may stand for any learner as `family:learner`.
+    """
+    definitions: dict[str, Any] = {}
+    mentioned: dict[str, None] = {}
+
+    def schema_of(plugin: type[Config]) -> dict[str, Any]:
+        schema = plugin.model_json_schema(schema_generator=_SchemaGenerator)
+        definitions.update(link(schema.pop("$defs", {})))
+        return link(schema)
+
+    def link(node: Any) -> Any:
+        if isinstance(node, list):
+            return [link(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        family = node.get(_FAMILY)
+        if not isinstance(family, str):
+            return {key: link(item) for key, item in node.items()}
+        mentioned[family] = None
+        beside = {key: item for key, item in node.items() if key not in ("type", _FAMILY)}
+        return {**beside, "$ref": f"#/$defs/family:{family}"}
+
+    whole = schema_of(model)
+    while waiting := [family for family in mentioned if f"family:{family}" not in definitions]:
+        for family in waiting:
+            members = dict(sorted(registered(family).items()))
+            definitions[f"family:{family}"] = {
+                "anyOf": [
+                    {"enum": [name for name, plugin in members.items() if not _required(plugin)]},
+                    *({"$ref": f"#/$defs/{family}:{name}"} for name in members),
+                ]
+            }
+            for name, plugin in members.items():
+                schema = schema_of(plugin)
+                schema["properties"] = {"kind": {"const": name}, **schema.get("properties", {})}
+                schema["required"] = ["kind", *schema.get("required", [])]
+                definitions[f"{family}:{name}"] = schema
+    return {"$schema": GenerateJsonSchema.schema_dialect, **whole, "$defs": definitions}
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    ignored_warning_kinds: ClassVar = {"skipped-choice", "non-serializable-default"}
+
+
+def _required(plugin: type[Config]) -> bool:
+    return any(field.is_required() for field in plugin.model_fields.values())
+
+
 def declare(family: str, base: type[Any]) -> None:
     """Makes `base` the abstract class of a family; `Plugin` does it for its own, encodings (which are pytrees) call
-    it.
+    it. `PluginError` if there is a family of that name.
     """
+    if family in _families:
+        raise PluginError(f"family {family!r} is already declared by {_families[family].__qualname__}")
     base.family = family
     _families[family] = base
     _registry.setdefault(family, {})
@@ -117,18 +175,25 @@ def register(name: str) -> Callable[[P], P]:
 @contextlib.contextmanager
 def temporarily() -> Iterator[None]:
     """Forgets on exit whatever was registered inside; for tests and notebooks."""
-    before = {family: dict(plugins) for family, plugins in _registry.items()}
+    _load_entry_points()  # they are loaded once, so they must not be among what is forgotten
+    bases, before = dict(_families), {family: dict(plugins) for family, plugins in _registry.items()}
     try:
         yield
     finally:
-        _registry.clear()
-        _registry.update(before)
+        for current, old in ((_families, bases), (_registry, before)):
+            current.clear()
+            current.update(old)
 
 
 def registered(family: str) -> dict[str, type[Any]]:
-    """Name -> class of every plug-in of a family, installed packages' entry points included."""
+    """Name -> class of every plug-in of a family, installed packages' entry points included.
+
+    `PluginError` if there is no such family, or if an installed plug-in can't be loaded.
+    """
     _load_entry_points()
-    return _registry[family]
+    if family not in _families:
+        raise PluginError(f"there is no family {family!r}; {nearest(family, list(_families))}")
+    return dict(_registry[family])
 
 
 def families() -> dict[str, type[Any]]:
@@ -140,6 +205,10 @@ def _load_entry_points() -> None:
     global _loaded_entry_points
     if _loaded_entry_points:
         return
-    _loaded_entry_points = True
+    _loaded_entry_points = True  # a plug-in may ask for others while it is loaded
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:
+            _loaded_entry_points = False
+            raise PluginError(f"installed plug-in {point.name!r} ({point.value}) can't be loaded: {error}") from error
