@@ -71,15 +71,23 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
 
 
 def from_params(params: Mapping[str, Any], state: Mapping[str, Any] | None = None, apply: Apply | None = None) -> Model:
-    """A model from nested dicts of arrays. `LeafError` if a leaf is not an array or a key holds a slash."""
-    arrays = []
-    for tree in (params, state or {}):
-        flat = flatten(tree)
-        for path, leaf in flat.items():
-            if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-                raise LeafError(f"{path}: expected an array, not {type(leaf).__name__}")
-        arrays.append(unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()}))
-    return Model(arrays[0], arrays[1], apply)
+    """A model from nested dicts of arrays.
+
+    `LeafError` if a leaf is not an array of numbers or booleans that JAX can hold, or if a key holds a slash.
+    """
+    trees = [{path: _array(path, leaf) for path, leaf in flatten(tree).items()} for tree in (params, state or {})]
+    return Model(unflatten(trees[0]), unflatten(trees[1]), apply)
+
+
+def _array(path: str, leaf: Any) -> jax.Array:
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise LeafError(f"{path}: expected an array, not {type(leaf).__name__}")
+    if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+        raise LeafError(f"{path}: expected numbers or booleans, not {leaf.dtype}")
+    if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        # JAX would round it without a word, and the model that is compressed would not be the one that was given.
+        raise LeafError(f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set; set it, or cast the array")
+    return jnp.asarray(leaf)
 
 
 def from_nnx(module: nnx.Module) -> Model:
@@ -100,8 +108,8 @@ def from_nnx(module: nnx.Module) -> Model:
 
 
 def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
-    """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing or has another
-    shape.
+    """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing, left over, or of
+    another shape.
     """
     graph, old_params, random, old_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
     parts = []
@@ -112,6 +120,9 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
             if found is None or jnp.shape(found) != jnp.shape(leaf[...]):
                 has = "nothing" if found is None else f"shape {jnp.shape(found)}"
                 raise LeafError(f"{_name(path)}: the module wants shape {jnp.shape(leaf[...])}, the model has {has}")
+        left = sorted(new.keys() - {_name(path) for path, _ in flat})
+        if left:
+            raise LeafError(f"{left[0]}: the model has it, the module does not")
         parts.append(_state({path: new[_name(path)] for path, _ in flat}))
     return nnx.merge(graph, parts[0], random, parts[1], copy=True)
 
@@ -139,7 +150,8 @@ class _NnxApply:
         if not train or not self.state:
             return outputs, state
         _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        return outputs, unflatten({_name(path): leaf[...] for path, leaf in nnx.to_flat_state(after)})
+        kept = ((path, leaf) for path, leaf in nnx.to_flat_state(after) if path in self.state)  # no by-products
+        return outputs, unflatten({_name(path): leaf[...] for path, leaf in kept})
 
     def _fresh_random(self, key: jax.Array | None) -> nnx.State[Any, Any]:
         base = jax.random.key(0) if key is None else key

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from quantree.errors import DataError
 from quantree.registry import Plugin, register
 
 Batch = tuple[Any, Any]
@@ -74,7 +75,12 @@ class Data:
 
     @classmethod
     def from_arrays(cls, train: Batch, validation: Batch, task: Task) -> "Data":
-        """Wraps arrays held in memory; each split is (inputs [n, ...], targets [n, ...])."""
+        """Wraps arrays held in memory; each split is (inputs [n, ...], targets [n, ...]). `DataError` if one is empty,
+        or if its two arrays differ in length.
+        """
+        for name, split in (("training", train), ("validation", validation)):
+            if len(split[0]) != len(split[1]) or not len(split[0]):
+                raise DataError(f"the {name} split has {len(split[0])} inputs and {len(split[1])} targets")
         inputs, targets = train
 
         def shuffled(seed: int, epoch: int, batch_size: int) -> Iterator[Batch]:
@@ -107,11 +113,15 @@ class Score:
 
 
 def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: Task) -> Score:
-    """Runs `forward(inputs) -> outputs` over a split, once. The loss is the mean over examples."""
+    """Runs `forward(inputs) -> outputs` over a split, once. The loss is the mean over examples. `DataError` if there
+    is none.
+    """
     outputs, targets = [], []
     for inputs, wanted in split:
         outputs.append(np.asarray(forward(inputs)))
         targets.append(np.asarray(wanted))
+    if not outputs:
+        raise DataError("there is nothing to measure on: the split is empty")
     all_outputs, all_targets = np.concatenate(outputs), np.concatenate(targets)
     loss = jnp.mean(task.loss(jnp.asarray(all_outputs), jnp.asarray(all_targets)))
     return Score(float(loss), task.metric(all_outputs, all_targets))
