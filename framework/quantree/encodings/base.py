@@ -5,12 +5,14 @@ everything else is static. A new one is declared with the `encoding("name")` dec
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
+from quantree.errors import FormatError
 from quantree.registry import declare, register
 
 E = TypeVar("E", bound=type[Any])
@@ -89,6 +91,14 @@ class Codebook(Stored):
     def size(self) -> int:
         """k, the number of centroids in each segment."""
         raise NotImplementedError
+
+
+def stored(streams: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Stream `name` of a file in its shape; `FormatError` if it is missing or does not fill it."""
+    stream = streams.get(name)
+    if stream is None or min(shape, default=0) < 0 or stream.size != math.prod(shape):
+        raise FormatError(f"stream {name!r} does not fill the shape {shape}")
+    return stream.reshape(shape)
 
 
 declare("encoding", Encoding)

@@ -1,5 +1,6 @@
 """How a tensor is cut into the vectors that get one code each."""
 
+import math
 from typing import Literal
 
 import jax
@@ -14,6 +15,10 @@ class Blocking(Plugin, family="blocking"):
 
     def segments(self, shape: tuple[int, ...]) -> int:
         """How many codebooks a leaf of this shape has."""
+        raise NotImplementedError
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """n, how many vectors each segment has."""
         raise NotImplementedError
 
     def width(self, shape: tuple[int, ...]) -> int:
@@ -36,6 +41,9 @@ class Scalar(Blocking):
     def segments(self, shape: tuple[int, ...]) -> int:
         return 1
 
+    def count(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape)
+
     def width(self, shape: tuple[int, ...]) -> int:
         return 1
 
@@ -51,8 +59,9 @@ class SubVectors(Blocking):
     """Product quantization (Jegou et al. 2011; on weights Gong et al. 2014, arXiv 1412.6115, section 3.3).
 
     A dense kernel is read as a matrix [outputs, inputs], a convolution's as [outputs, channels x kh x kw], so that
-    with d = kh kw a sub-vector along the inputs is one kernel slice. Each row is cut into sub-vectors of length d; a
-    last piece that is shorter is filled up with zeros, which are dropped again by `join`.
+    with d = kh kw a sub-vector along the inputs is one kernel slice; a vector is one row. Each row is cut into
+    sub-vectors of length d; a last piece that is shorter is filled up with zeros, which are dropped again by `join`. A
+    row shorter than d is one sub-vector.
     """
 
     d: int = Field(ge=1, description="length of a sub-vector, in weights")
@@ -62,37 +71,42 @@ class SubVectors(Blocking):
         description="one codebook for each position of the sub-vector in its row (Gong et al.), or one per layer",
     )
 
+    def _rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Number and length of the rows that are cut."""
+        if len(shape) < 2:
+            return 1, math.prod(shape)
+        inputs, outputs = math.prod(shape[:-1]), shape[-1]
+        return (outputs, inputs) if self.along == "inputs" else (inputs, outputs)
+
     def _pieces(self, shape: tuple[int, ...]) -> int:
-        outputs = shape[-1]
-        inputs = 1
-        for size in shape[:-1]:
-            inputs *= size
-        return -(-(inputs if self.along == "inputs" else outputs) // self.d)
+        return -(-self._rows(shape)[1] // self.d)
 
     def segments(self, shape: tuple[int, ...]) -> int:
         return self._pieces(shape) if self.codebooks == "segment" else 1
 
+    def count(self, shape: tuple[int, ...]) -> int:
+        return self._rows(shape)[0] * (1 if self.codebooks == "segment" else self._pieces(shape))
+
     def width(self, shape: tuple[int, ...]) -> int:
-        return self.d
+        return min(self.d, self._rows(shape)[1])
 
     def split(self, leaf: jax.Array) -> jax.Array:
-        outputs_first = jnp.moveaxis(leaf, (-1, -2), (0, 1)) if leaf.ndim > 1 else leaf[:, None]
-        matrix = outputs_first.reshape(outputs_first.shape[0], -1)
-        rows = matrix if self.along == "inputs" else matrix.T
-        pieces = self._pieces(leaf.shape)
-        filled = jnp.pad(rows, ((0, 0), (0, pieces * self.d - rows.shape[1])))
-        blocks = filled.reshape(rows.shape[0], pieces, self.d)
-        return blocks.swapaxes(0, 1) if self.codebooks == "segment" else blocks.reshape(1, -1, self.d)
+        rows, length = self._rows(leaf.shape)
+        pieces, d = self._pieces(leaf.shape), self.width(leaf.shape)
+        if leaf.ndim > 1:
+            leaf = jnp.moveaxis(leaf, (-1, -2), (0, 1))
+            leaf = leaf.reshape(rows, length) if self.along == "inputs" else leaf.reshape(length, rows).T
+        filled = jnp.pad(leaf.reshape(rows, length), ((0, 0), (0, pieces * d - length)))
+        blocks = filled.reshape(rows, pieces, d)
+        return blocks.swapaxes(0, 1) if self.codebooks == "segment" else blocks.reshape(1, rows * pieces, d)
 
     def join(self, blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        pieces = self._pieces(shape)
-        rows = blocks.swapaxes(0, 1) if self.codebooks == "segment" else blocks.reshape(-1, pieces, self.d)
-        rows = rows.reshape(rows.shape[0], -1)
-        if len(shape) == 1:
-            return (rows if self.along == "inputs" else rows.T)[:, :1].reshape(-1)[: shape[0]]
-        outputs, channels, kernel = shape[-1], shape[-2], shape[:-2]
-        inputs = channels
-        for size in kernel:
-            inputs *= size
-        matrix = rows[:, :inputs] if self.along == "inputs" else rows[:, :outputs].T
-        return jnp.moveaxis(matrix.reshape(outputs, channels, *kernel), (0, 1), (-1, -2))
+        rows, length = self._rows(shape)
+        pieces, d = self._pieces(shape), self.width(shape)
+        whole = blocks.swapaxes(0, 1) if self.codebooks == "segment" else blocks
+        matrix = whole.reshape(rows, pieces * d)[:, :length]
+        if len(shape) < 2:
+            return matrix.reshape(shape)
+        *kernel, channels, outputs = shape
+        outputs_first = matrix if self.along == "inputs" else matrix.T
+        return jnp.moveaxis(outputs_first.reshape(outputs, channels, *kernel), (0, 1), (-1, -2))

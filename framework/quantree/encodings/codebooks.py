@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantree.encodings.base import Codebook, Stream, encoding, static
+from quantree.encodings.base import Codebook, Stream, encoding, static, stored
 from quantree.errors import FormatError
+
+MOST_LEVELS = 1 << 16
+"""Levels of an affine codebook, at most: a file of a few bytes must not ask for any amount of memory."""
 
 
 @encoding("table")
@@ -42,10 +45,9 @@ class Table(Codebook):
     def restore(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
-        centroids = streams.get("centroids")
-        if len(shape) != 3 or centroids is None or centroids.size != int(np.prod(shape, dtype=np.int64)):
-            raise FormatError("a codebook's centroids don't fit its shape [segments, k, d]")
-        return cls(jnp.asarray(centroids.reshape(shape)))
+        if len(shape) != 3 or min(shape) < 1:
+            raise FormatError(f"a codebook has shape [segments, k, d], not {shape}")
+        return cls(jnp.asarray(stored(streams, "centroids", shape)))
 
 
 @encoding("affine")
@@ -60,8 +62,10 @@ class Affine(Codebook):
     k: int = static()
 
     def table(self) -> jax.Array:
-        levels = jnp.arange(self.k, dtype=self.scale.dtype)
-        return (self.offset + self.scale * levels).reshape(1, self.k, 1)
+        # In 16 bits not even the level numbers would be exact.
+        wide = jnp.promote_types(self.scale.dtype, jnp.float32)
+        levels = jnp.arange(self.k, dtype=wide)
+        return (self.offset.astype(wide) + self.scale.astype(wide) * levels).reshape(1, self.k, 1)
 
     @property
     def size(self) -> int:
@@ -82,7 +86,7 @@ class Affine(Codebook):
     def restore(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
-        scale, offset = streams.get("scale"), streams.get("offset")
-        if len(shape) != 3 or scale is None or offset is None or scale.size != 1 or offset.size != 1:
-            raise FormatError("an affine codebook needs a shape [1, k, 1], one scale and one offset")
-        return cls(jnp.asarray(scale.reshape(())), jnp.asarray(offset.reshape(())), shape[1])
+        if len(shape) != 3 or shape[::2] != (1, 1) or not 1 <= shape[1] <= MOST_LEVELS:
+            raise FormatError(f"an affine codebook has shape [1, k, 1] with k up to {MOST_LEVELS}, not {shape}")
+        scale, offset = (jnp.asarray(stored(streams, name, ())) for name in ("scale", "offset"))
+        return cls(scale, offset, shape[1])

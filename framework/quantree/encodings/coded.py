@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from quantree.encodings.base import Codebook, Encoding, Stream, encoding, static
-from quantree.encodings.blocking import Blocking, Scalar
+from quantree.encodings.base import Codebook, Encoding, Stream, encoding, static, stored
+from quantree.encodings.blocking import Blocking
 from quantree.errors import FormatError, PluginError
 
 
@@ -57,8 +57,8 @@ class Coded(Encoding):
         """`FormatError` if a code points outside the codebook or the shapes don't fit."""
         book = codebooks[self.codebook]
         segments, k, d = book.table().shape
-        largest = int(np.max(np.asarray(self.codes), initial=0)) if self.codes.size else 0
-        if largest >= k + self.zero and self.codes.size:
+        largest = int(np.asarray(self.codes).max(initial=0))
+        if largest >= k + self.zero:
             raise FormatError(f"a code is {largest}, but codebook {self.codebook!r} has {k} centroids")
         if segments != self.blocking.segments(self.shape) or d != self.blocking.width(self.shape):
             raise FormatError(f"codebook {self.codebook!r} does not fit the blocks of a leaf of shape {self.shape}")
@@ -86,21 +86,15 @@ class Coded(Encoding):
         if (
             not isinstance(codebook, str)
             or not isinstance(zero, bool)
-            or (not shape and not isinstance(blocking, Scalar))
+            or not isinstance(coder, str | None)
+            or min(shape, default=1) < 1
         ):
             raise FormatError("a coded leaf's header is malformed")
-        codes, mask = streams.get("codes"), streams.get("mask")
-        count = int(np.prod(shape, dtype=np.int64))
-        segments = blocking.segments(shape)
-        blocks = (
-            jax.eval_shape(blocking.split, jax.ShapeDtypeStruct(shape, dtype)).shape[:2] if count else (segments, 0)
-        )
-        if codes is None or codes.dtype.kind != "u" or codes.size != blocks[0] * blocks[1]:
-            raise FormatError(f"the codes don't fill a leaf of shape {shape}")
-        if mask is not None and mask.size != count:
-            raise FormatError(f"the mask does not fill a leaf of shape {shape}")
-        bits = None if mask is None else jnp.asarray(mask.reshape(shape).astype(bool))
-        return cls(jnp.asarray(codes.reshape(blocks)), bits, codebook, blocking, zero, shape, dtype, coder)
+        codes = stored(streams, "codes", (blocking.segments(shape), blocking.count(shape)))
+        if codes.dtype.kind != "u":
+            raise FormatError(f"codes are unsigned integers, not {codes.dtype}")
+        mask = jnp.asarray(stored(streams, "mask", shape).astype(bool)) if "mask" in streams else None
+        return cls(jnp.asarray(codes), mask, codebook, blocking, zero, shape, dtype, coder)
 
 
 def smallest_unsigned(codes: Any, symbols: int) -> jax.Array:

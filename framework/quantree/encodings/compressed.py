@@ -105,18 +105,21 @@ def field_name(path: tuple[Any, ...]) -> str:
     return prefix + "/".join([item.key, *(field.name for field in fields)])
 
 
+def _is_float_field(path: tuple[Any, ...], leaf: Any) -> bool:
+    return path[0].name != "state" and is_float(leaf)
+
+
 def float_fields(compressed: Compressed) -> dict[str, jax.Array]:
     """Every float array of leaves and codebooks, by name."""
-    named = ((field_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(compressed))
-    return {name: leaf for name, leaf in named if is_float(leaf) and not name.startswith("state/")}
+    fields = jax.tree_util.tree_leaves_with_path(compressed)
+    return {field_name(path): leaf for path, leaf in fields if _is_float_field(path, leaf)}
 
 
 def map_floats(function: Callable[[str, jax.Array], jax.Array], compressed: Compressed) -> Compressed:
     """Applies `function(name, array)` to every array that `float_fields` lists."""
-    names = float_fields(compressed)
 
     def visit(path: Any, leaf: Any) -> Any:
-        return function(field_name(path), leaf) if field_name(path) in names else leaf
+        return function(field_name(path), leaf) if _is_float_field(path, leaf) else leaf
 
     return jax.tree_util.tree_map_with_path(visit, compressed)
 
@@ -128,13 +131,13 @@ def partition(compressed: Compressed, trained: Callable[[str], bool] | None = No
     part is what it sees. The second is an argument beside it and never closed over: XLA would fold a million codes as
     constants.
     """
-    chosen = {name for name in float_fields(compressed) if trained is None or trained(name)}
-    first = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if field_name(path) in chosen else None, compressed
-    )
-    second = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: None if field_name(path) in chosen else leaf, compressed
-    )
+
+    def is_trained(path: Any, leaf: Any) -> bool:
+        return _is_float_field(path, leaf) and (trained is None or trained(field_name(path)))
+
+    chosen = jax.tree_util.tree_map_with_path(is_trained, compressed)
+    first = jax.tree.map(lambda yes, leaf: leaf if yes else None, chosen, compressed)
+    second = jax.tree.map(lambda yes, leaf: None if yes else leaf, chosen, compressed)
     return first, second
 
 

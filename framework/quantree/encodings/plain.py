@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantree.encodings.base import Codebook, Encoding, Stream, encoding, static
-from quantree.errors import FormatError
+from quantree.encodings.base import Codebook, Encoding, Stream, encoding, static, stored
 
 
 @encoding("raw")
@@ -41,7 +40,7 @@ class Raw(Encoding):
     def restore(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
-        return cls(_shaped(streams, "value", shape), dtype)
+        return cls(jnp.asarray(stored(streams, "value", shape)), dtype)
 
 
 @encoding("pruned")
@@ -83,17 +82,8 @@ class Pruned(Encoding):
     def restore(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
-        mask = _shaped(streams, "mask", shape).astype(bool)
-        kept = streams.get("value")
-        if kept is None or kept.ndim != 1 or kept.size != np.count_nonzero(mask):
-            raise FormatError("a pruned leaf's values don't fit its mask")
+        mask = stored(streams, "mask", shape).astype(bool)
+        kept = stored(streams, "value", (np.count_nonzero(mask),))
         value = np.zeros(shape, kept.dtype)
-        value[np.asarray(mask)] = kept
+        value[mask] = kept
         return cls(jnp.asarray(value), jnp.asarray(mask), dtype)
-
-
-def _shaped(streams: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> jax.Array:
-    stream = streams.get(name)
-    if stream is None or stream.size != int(np.prod(shape, dtype=np.int64)):
-        raise FormatError(f"stream {name!r} does not fill a leaf of shape {shape}")
-    return jnp.asarray(stream.reshape(shape))
