@@ -129,5 +129,10 @@ def _assert_kept(before: Compressed, after: Compressed, stage: Stage, index: int
                 raise QuantreeError(
                     f"stage {index} ({stage.name}): {path}: weights that were pruned are not zero any more"
                 )
-        if isinstance(old, Coded) and not (isinstance(new, Coded) and np.array_equal(old.codes, new.codes)):
+        if isinstance(old, Coded) and not (isinstance(new, Coded) and _same_codes(old, new)):
             raise QuantreeError(f"stage {index} ({stage.name}): {path}: an earlier stage's codes were changed")
+
+
+def _same_codes(old: Coded, new: Coded) -> bool:
+    meanings = [(leaf.codebook, leaf.blocking, leaf.zero, leaf.shape) for leaf in (old, new)]
+    return meanings[0] == meanings[1] and np.array_equal(old.codes, new.codes)

@@ -9,7 +9,7 @@ import jax
 from pydantic import BeforeValidator, Field
 
 from quantree.encodings import Compressed, Encoding, match
-from quantree.errors import DataError
+from quantree.errors import ConfigError, DataError
 from quantree.model import Model
 from quantree.registry import Plugin
 from quantree.task import Data
@@ -74,10 +74,16 @@ class Recovery(Stage):
 
 
 def select(patterns: Patterns | None, leaves: Mapping[str, Encoding]) -> list[str]:
-    """Paths that a stage takes: those that match, or, without patterns, every float leaf with two or more axes."""
+    """Paths that a stage takes: those that match, or, without patterns, every float leaf with two or more axes.
+
+    `ConfigError` if there is none.
+    """
     if patterns is not None:
         return match(patterns, leaves)
-    return [path for path, leaf in leaves.items() if len(leaf.shape) >= 2 and is_float_leaf(leaf)]
+    taken = [path for path, leaf in leaves.items() if len(leaf.shape) >= 2 and is_float_leaf(leaf)]
+    if not taken:
+        raise ConfigError("the model has no float leaf with two or more axes; name the leaves to take in `match`")
+    return taken
 
 
 def is_float_leaf(leaf: Encoding) -> bool:

@@ -1,6 +1,7 @@
 """The two interfaces of this room: which weights share a codebook, and how it is found."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 
@@ -21,6 +22,9 @@ class Learner(Plugin, family="learner"):
 
     This is the plug-in to write for a quantizer of one's own: it sees nothing but vectors.
     """
+
+    scalars_only: ClassVar[bool] = False
+    """Set by a learner that takes blocks of one weight only; a recipe that gives it others is refused."""
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
         """Quantizes `segments` independent sets of vectors.

@@ -4,7 +4,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from quantree import clustering
 from quantree.encodings import Codebook, Table
@@ -31,6 +32,13 @@ class KMeans(Learner):
     restarts: int = Field(
         default=1, ge=1, description="runs from different starts, of which the best is kept; vectors only"
     )
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> "KMeans":
+        if self.restarts > 1 and self.init in ("linear", "density"):
+            reason = f"every run from init {self.init!r} is the same; use 1, or another init"
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "restarts"})
+        return self
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
         segments, n, d = blocks.shape

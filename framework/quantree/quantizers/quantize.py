@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from quantree.coding import Coder
 from quantree.encodings import Blocking, Codebook, Coded, Compressed, Encoding, Pruned, Raw, Scalar, SubVectors, Table
 from quantree.encodings.coded import smallest_unsigned
-from quantree.errors import ConfigError, LeafError
+from quantree.errors import ConfigError, LeafError, PluginError
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.groupings import PerTensor
 from quantree.registry import Choice, register
@@ -49,6 +49,9 @@ class Quantize(Stage):
                 "one codebook per segment can't be shared between leaves; use grouping 'tensor' or codebooks 'layer'"
             )
             raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "grouping"})
+        if self.learner.scalars_only and not isinstance(self.blocking, Scalar):
+            reason = f"learner {self.learner.name!r} takes scalars, not {self.blocking.name!r}"
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "blocking"})
         if self.coder is not None:
             try:
                 Coder.named(self.coder)
@@ -67,7 +70,13 @@ class Quantize(Stage):
         books: dict[str, Codebook] = {}
         for index, (name, paths) in enumerate(sorted(self.grouping.groups(free, compressed.leaves).items())):
             name = _unused(name, compressed.codebooks)
-            parts = [_Part(path, compressed.leaves[path], self.blocking) for path in paths]
+            parts = [_Part(path, compressed.leaves[path], self.blocking, self.release_mask) for path in paths]
+            odd = next((part for part in parts if part.blocks.shape[2] != parts[0].blocks.shape[2]), None)
+            if odd is not None:
+                raise LeafError(
+                    f"{odd.path}: blocks of {odd.blocks.shape[2]} weights can't share a codebook with the "
+                    f"{parts[0].blocks.shape[2]} of {parts[0].path}; match fewer leaves, or use grouping 'tensor'"
+                )
             taken, books[name] = self._group(name, parts, jax.random.fold_in(context.key, index))
             leaves |= taken
         return compressed.replace(leaves, books)
@@ -75,27 +84,40 @@ class Quantize(Stage):
     def _group(self, name: str, parts: "list[_Part]", key: jax.Array) -> tuple[dict[str, Encoding], Codebook]:
         blocks = jnp.concatenate([part.blocks for part in parts], axis=1)
         alive = np.concatenate([part.alive for part in parts], axis=1)
-        if alive.any(axis=1).all():
-            book, codes = self.learner.learn(blocks, jnp.asarray(alive), key)
-        else:  # a segment of which nothing survived pruning has nothing to learn from
-            safe = jnp.asarray(alive | ~alive.any(axis=1, keepdims=True))
-            book, codes = self.learner.learn(blocks, safe, key)
+        # A segment of which nothing survived pruning has nothing to learn from but its zeros.
+        taking_part = alive | ~alive.any(axis=1, keepdims=True)
+        book, codes = self.learner.learn(blocks, jnp.asarray(taking_part), key)
+        self._check_contract(book, codes, blocks, taking_part)
         book, codes = _without_unused(book, np.asarray(codes), alive)
         sizes = np.cumsum([part.blocks.shape[1] for part in parts])[:-1]
         leaves: dict[str, Encoding] = {}
         for part, own in zip(parts, np.split(codes, sizes, axis=1), strict=True):
             zero = part.mask is not None and part.blocks.shape[2] == 1
             symbols = np.where(part.alive, own + 1, 0) if zero else np.where(part.alive, own, 0)
-            mask = None if zero or part.mask is None or self.release_mask else jnp.asarray(part.mask)
+            mask = None if zero or part.mask is None else jnp.asarray(part.mask)
             packed = smallest_unsigned(symbols, book.size + zero)
             leaves[part.path] = Coded(packed, mask, name, self.blocking, zero, part.shape, part.dtype, self.coder)
         return leaves, book
+
+    def _check_contract(self, book: Codebook, codes: Any, blocks: jax.Array, taking_part: np.ndarray) -> None:
+        """`PluginError` if the learner gave something that does not decode to finite blocks of the right shape."""
+        segments, n, d = blocks.shape
+        table, codes = np.asarray(book.table()), np.asarray(codes)
+        if table.shape != (segments, book.size, d) or not np.isfinite(table).all():
+            wrong = f"a codebook {table.shape} that is not {(segments, book.size, d)}, or not finite"
+        elif codes.shape != (segments, n) or codes.dtype.kind not in "iu":
+            wrong = f"codes {codes.dtype} {codes.shape} that are not integers {(segments, n)}"
+        elif codes[taking_part].min() < 0 or codes[taking_part].max() >= book.size:
+            wrong = f"codes outside of its codebook of {book.size}"
+        else:
+            return
+        raise PluginError(f"learner {self.learner.name!r} gave {wrong}")
 
 
 class _Part:
     """One leaf of a group: its blocks [segments, n, d], and which of them take part [segments, n]."""
 
-    def __init__(self, path: str, leaf: Encoding, blocking: Blocking) -> None:
+    def __init__(self, path: str, leaf: Encoding, blocking: Blocking, release_mask: bool) -> None:
         self.path, self.shape, self.dtype = path, leaf.shape, leaf.dtype
         if not isinstance(leaf, Raw | Pruned) or not is_float_leaf(leaf):
             raise LeafError(f"{path}: only plain or pruned float leaves can be quantized, not {leaf.name} {leaf.dtype}")
@@ -107,8 +129,9 @@ class _Part:
         bad = int(jnp.sum(~jnp.isfinite(value)))
         if bad:
             raise LeafError(f"{path}: {bad} of {value.size} weights are NaN or infinite")
-        self.mask = np.asarray(leaf.mask) if isinstance(leaf, Pruned) else None
         self.blocks = blocking.split(value)
+        released = release_mask and self.blocks.shape[2] > 1
+        self.mask = np.asarray(leaf.mask) if isinstance(leaf, Pruned) and not released else None
         kept = jnp.ones(leaf.shape, bool) if self.mask is None else jnp.asarray(self.mask)
         self.alive = np.asarray(jnp.any(blocking.split(kept), axis=-1))
 

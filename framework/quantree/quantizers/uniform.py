@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from quantree.encodings import Affine, Codebook
-from quantree.errors import LeafError
 from quantree.quantizers.base import Learner
 from quantree.registry import register
 
@@ -18,6 +17,8 @@ _CLIPS = 64
 class Uniform(Learner):
     """Rounds to k evenly spaced levels. Scalars only."""
 
+    scalars_only = True
+
     k: int = Field(ge=2, le=65536, description="number of levels")
     clip: Literal["none", "mse"] = Field(
         default="mse",
@@ -26,9 +27,7 @@ class Uniform(Learner):
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
         del key
-        segments, n, d = blocks.shape
-        if d != 1 or segments != 1:
-            raise LeafError("the uniform learner takes scalars: use blocking 'scalar'")
+        n = blocks.shape[1]
         shares = jnp.linspace(1.0, 0.1, _CLIPS) if self.clip == "mse" else jnp.ones(1)
         scale, offset, codes = _fit(blocks.reshape(n), mask.reshape(n), shares, self.k)
         return Affine(scale, offset, self.k), codes.reshape(1, n)
