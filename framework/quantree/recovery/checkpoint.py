@@ -45,11 +45,6 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"{_PREFIX}{done}", ignore_errors=True)
         self.saved = time.monotonic()
 
-    def clear(self) -> None:
-        """Forgets everything: the training has ended, and its result is kept elsewhere."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     def _epochs(self) -> list[int]:
         if self.folder is None or not self.folder.is_dir():
             return []

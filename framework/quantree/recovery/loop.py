@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from quantree.encodings import Compressed, combine, partition
 from quantree.encodings.compressed import field_name
-from quantree.errors import QuantreeError
+from quantree.errors import DataError, QuantreeError
 from quantree.model import Apply, Model, flatten, unflatten
 from quantree.progress import track
 from quantree.recovery.checkpoint import Checkpoints
@@ -134,7 +135,8 @@ def fit(
             now, state, losses = run.compressed, run.optimizer, []
             first, rest = partition(now, trained)
             first = jax.tree.map(jnp.copy, first)  # the step takes its buffers over, and the caller still holds these
-            for i, (inputs, targets) in enumerate(data.train(seed, epoch, training.batch_size)):
+            batches = itertools.islice(data.train(seed, epoch, training.batch_size), steps)
+            for i, (inputs, targets) in enumerate(batches):
                 done = epoch * steps + i
                 if update is not None and done % update_every == 0:
                     first, rest = partition(update(combine(first, rest), done / len(rates)), trained)
@@ -143,16 +145,15 @@ def fit(
                     first, rest, state, teacher, inputs, targets, key, np.uint32(done), settings
                 )
                 losses.append(loss)
+            if len(losses) < steps:
+                raise DataError(f"{label}: epoch {epoch + 1} has {len(losses)} batches of training data, not {steps}")
+            loss = _finite(float(np.mean([float(each) for each in losses])), "loss", f"{label}, epoch {epoch + 1}")
             now, reached = combine(first, rest), (epoch + 1) / training.epochs
             if update is not None:
                 now = update(now, reached)
-            loss = float(np.mean([float(each) for each in losses]))
-            if not math.isfinite(loss):
-                raise QuantreeError(
-                    f"{label}: the loss is {loss} in epoch {epoch + 1}; a smaller learning_rate may help"
-                )
             scored = evaluate(now, model, data)
-            since += 1
+            _finite(scored.loss, "validation loss", f"{label}, epoch {epoch + 1}")
+            since = since + 1 if reached >= settled else 0
             if reached >= settled and (peak is None or _beats(scored, peak, data)):
                 peak, since = scored, 0
             if reached >= settled and (since == 0 or training.keep == "last"):
@@ -190,6 +191,12 @@ def _beats(new: Score, old: Score, data: Data) -> bool:
     if new.metric != old.metric:
         return data.task.better(new.metric, old.metric)
     return new.loss < old.loss
+
+
+def _finite(loss: float, what: str, where: str) -> float:
+    if not math.isfinite(loss):
+        raise QuantreeError(f"{where}: the {what} is {loss}; a smaller learning_rate may help")
+    return loss
 
 
 def _plain(score: Score | None) -> list[float] | None:

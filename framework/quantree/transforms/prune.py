@@ -24,8 +24,9 @@ class Prune(Transform):
 
     `density` is the share of weights kept: in each layer alike, or by pattern (first match wins) for layers of their
     own, or with `scope: global` by one threshold over all the leaves taken. `quality` keeps |w| >= quality x the
-    standard deviation of the leaf (Han et al. 2015). A weight that is pruned already stays so. Each leaf keeps at
-    least one weight. With `finetune: {gradual: ...}` the density falls along a cubic from 1 (Zhu and Gupta 2017, arXiv
+    standard deviation of the leaf (Han et al. 2015). Leaves that no pattern names keep every weight; weights that tie
+    with the threshold are kept. A weight that is pruned already, or zero, stays so; otherwise each leaf keeps at least
+    one. With `finetune: {gradual: ...}` the density falls along a cubic from 1 (Zhu and Gupta 2017, arXiv
     1710.01878, eq. 1).
     """
 
@@ -106,6 +107,7 @@ def _weights(path: str, leaf: Encoding) -> np.ndarray:
             f"{path}: only plain float leaves can be pruned, not {leaf.name} {leaf.dtype}; prune, then quantize"
         )
     value = np.asarray(leaf.decode({}))
+    value = value.astype(np.promote_types(value.dtype, np.float32))  # NumPy can't compare all 16-bit floats
     if not value.size:
         raise LeafError(f"{path}: an empty tensor of shape {value.shape} has nothing to prune; leave it out of `match`")
     if not np.isfinite(value).all():
