@@ -102,6 +102,16 @@ def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
     return waiting
 
 
+def spread(trials: Sequence[Trial], worker: int) -> tuple[Trial, ...]:
+    """The trials in the order in which one of several workers tries them.
+
+    Each worker begins with a method of its own, so that two of them seldom compile the same program at the same time.
+    """
+    methods = list(dict.fromkeys(trial.method for trial in trials))
+    rank = {method: (i - worker) % len(methods) for i, method in enumerate(methods)}
+    return tuple(sorted(trials, key=lambda trial: rank[trial.method]))
+
+
 def work(trials: Sequence[Trial], store: Store, data_dir: Path | None = None, tell: Tell | None = None) -> None:
     """Runs trials until each of them has a result, by this or by another process.
 
@@ -153,7 +163,7 @@ def _read_order(line: str) -> Order:
 
 def _die_with_parent() -> None:
     # The parent holds the other end of the pipe, and the kernel closes it however the parent ends.
-    sys.stdin.read()
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
 
@@ -161,7 +171,7 @@ def _keep_compiled(folder: Path) -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
