@@ -1,0 +1,56 @@
+"""Files written by earlier versions load for ever, and the reader printed in docs/file-format.md reads them too."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantree import storage
+from quantree.model import flatten
+
+FOLDER = Path(__file__).parent / "golden"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "file-format.md"
+FILES = sorted(FOLDER.glob("*.qtree"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def check(found: dict[str, Any], path: Path) -> None:
+    with np.load(path.with_suffix(".npz")) as expected:
+        assert sorted(found) == sorted(expected.files)
+        for name in expected.files:
+            array = np.asarray(found[name])
+            assert array.dtype == ("bfloat16" if name == "a/brain" else expected[name].dtype)
+            np.testing.assert_array_equal(array.astype(expected[name].dtype), expected[name], strict=True)
+
+
+def test_there_are_golden_files() -> None:
+    assert {path.stem for path in FILES} == {"every_kind.v1", "pruned_net.v1"}
+
+
+@each_file
+def test_still_loads(path: Path) -> None:
+    model = storage.load(path)
+    check(flatten(model.decode()) | {f"state/{name}": array for name, array in model.state.items()}, path)
+
+
+@each_file
+def test_saving_again_gives_the_same_bytes(path: Path) -> None:
+    assert storage.to_bytes(storage.load(path)) == path.read_bytes()
+
+
+@each_file
+def test_printed_reader(path: Path) -> None:
+    code = re.search(r"```python\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert code
+    namespace: dict[str, Any] = {}
+    exec(compile(code[1], str(DOCUMENT), "exec"), namespace)
+    _, leaves, state = namespace["read_qtree"](path.read_bytes())
+    check(leaves | {f"state/{name}": array for name, array in state.items()}, path)
+
+
+def test_the_document_names_every_word() -> None:
+    from quantree.storage.header import WORDS
+
+    assert " ".join(WORDS) in " ".join(DOCUMENT.read_text().split())
