@@ -119,7 +119,7 @@ def _frame(
     values = [value for s in near for value in _ends(s.metric)] + lines
     margin = 0.07 * (max(values) - min(values)) or 0.01 * abs(values[0]) or 0.01
     bottom, top = min(values) - margin, max(values) + margin
-    far = [s for s in settings if s not in near]
+    far = [s for s in settings if not bottom <= s.metric.mean <= top]
     edge = bottom if panel.sign > 0 else top
     if far:
         for setting in far:

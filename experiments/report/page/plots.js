@@ -109,9 +109,9 @@ function yRange(panel, members, lines) {
   const ends = (p) => [p[y] - (p[`${y}_std`] ?? 0), p[y] + (p[`${y}_std`] ?? 0)];
   const values = [...lines, ...near.flatMap(ends)];
   if (!near.length || near.length === members.length) return { range: null, beyond: 0 };
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const pad = 0.07 * (high - low) || 0.01;
-  return { range: [low - pad, high + pad], beyond: members.length - near.length };
+  const pad = 0.07 * (Math.max(...values) - Math.min(...values)) || 0.01;
+  const range = [Math.min(...values) - pad, Math.max(...values) + pad];
+  return { range, beyond: members.filter((p) => p[y] < range[0] || p[y] > range[1]).length };
 }
 
 // Round numbers for a logarithmic axis: decades, or 1-2-5 in each, or even steps if the axis spans too little for these.

@@ -46,6 +46,12 @@ def test_a_ruined_setting_is_an_arrow_at_the_edge(tmp_path, row, store):
     assert any(line.get_marker() == "v" and list(line.get_ydata()) == [bottom] for line in axes.lines)  # pyright: ignore
 
 
+def test_what_a_long_error_bar_brings_into_the_picture_gets_no_arrow(tmp_path, row, store):
+    wide = [row(k=k, seed=seed, metric=0.80 + 0.2 * seed) for k in (4, 8) for seed in (0, 1)]  # 0.90 +- 0.14
+    (axes,) = draw(write_report([store(tmp_path, [*wide, row(k=2, metric=0.85)])])).axes
+    assert axes.get_ylim()[0] < 0.85 and axes.get_title(loc="right") == ""
+
+
 def test_names_that_mean_something_to_matplotlib_are_plain_text(tmp_path, row, store):
     names = {"method": r"_$\frac{", "dataset": "$x", "model": "_$y$", "metric_name": r"$\oops"}
     write_report([store(tmp_path, [row(**names)])])
