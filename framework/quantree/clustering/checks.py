@@ -61,7 +61,7 @@ def importances(weights: Array) -> None:
         raise LeafError("weights are negative somewhere; expected an importance of at least 0 per point")
 
 
-@jax.jit
-def _not_finite(array: Array, mask: Array | None) -> jax.Array:
-    bad = ~jnp.isfinite(array)
-    return jnp.sum(bad if mask is None else bad & mask[..., None])
+def _not_finite(array: Array, mask: Array | None) -> Array:
+    numbers = np if isinstance(array, np.ndarray) else jnp
+    bad = ~numbers.isfinite(array)
+    return numbers.sum(bad if mask is None else bad & mask[..., None])

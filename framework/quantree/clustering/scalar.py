@@ -1,8 +1,8 @@
 """k-means for scalars, on the host in NumPy: sorted once, everything after that is prefix sums.
 
 In one dimension a cluster is an interval of the sorted values, so the optimum is found by dynamic programming over
-boundaries. The default lets boundaries stand only on a fine grid, which finds the right basin, and then runs Lloyd to
-its fixed point on the values themselves. NumPy sorts a million values many times faster than XLA does on a CPU.
+boundaries. The default lets boundaries stand only on a grid, then moves all of them together within ever narrower
+windows, and ends with Lloyd's iterations. NumPy sorts a million values many times faster than XLA does on a CPU.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +14,12 @@ from quantree.clustering import checks
 from quantree.clustering.result import KMeans
 from quantree.errors import LeafError
 
-CELLS = 1024  # least number of grid cells; half are equally wide, half hold equally many distinct values
+CELLS = 512  # least number of grid cells; half are equally wide, half hold equally many distinct values
 CELLS_PER_CENTROID = 4
-ITERATIONS = 200  # of Lloyd after the grid; a handful is usual
+WINDOW = 8  # places on either side of a boundary that are tried together with those of all others
+ZOOM = 4  # how much narrower the windows become once nothing moves
+ROUNDS = 60  # of moving boundaries, at most
+ITERATIONS = 200  # of Lloyd, at most; a handful is usual
 
 
 class Sorted(NamedTuple):
@@ -34,7 +37,7 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     weights: importance of each value, [n], at least 0. mask: [n], False for values that take no part (code 0).
     exact: the global optimum, by dynamic programming over all distinct values: O(k n log n) time, 4 k n bytes, meant
         for up to some 100 000 values (Gronlund et al., arXiv 1701.07204). Otherwise the optimum over boundaries on a
-        grid of max(1024, 4 k) cells, then Lloyd's iterations, counted by `steps`; memory grows with n alone.
+        grid of max(512, 4 k) cells, refined, then Lloyd's iterations (`steps`); memory grows with n + 1000 k.
 
     With k above the number of distinct values the greatest is repeated, with count 0. Without any value of weight the
     centroids are zeros. It runs on the host, so arguments must be concrete; computed in float64, the result is float32
@@ -54,10 +57,14 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     heavy = real & (importance > 0)
     if heavy.any():
         ordered = _sort(values[heavy], None if weights is None else importance[heavy])
-        edges = _cells(ordered.values, None if exact else max(CELLS, CELLS_PER_CENTROID * k))
-        bounds = _optimum(ordered, edges, k)
+        edges = _distinct(ordered.values)
+        cells = max(CELLS, CELLS_PER_CENTROID * k)
+        on_grid = not exact and edges.size > cells + 1
+        bounds = _optimum(ordered, _grid(ordered.values, edges, cells) if on_grid else edges, k)
+        if on_grid:
+            bounds = _refine(ordered, bounds)
         centroids = _means(ordered, bounds, np.full(k, ordered.values[-1]))
-        if not exact:
+        if on_grid:
             centroids, steps, converged = _lloyd(ordered, bounds, centroids)
 
     dtype = np.dtype(checks.floating("x", values[:1]).dtype)
@@ -66,10 +73,12 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     codes = np.searchsorted(_midpoints(centroids.astype(np.float64)), positions).astype(np.int32)
     codes[~real] = 0
     residuals = np.where(real, positions - centroids[codes], 0)
+    with np.errstate(over="ignore"):  # beyond float32 the inertia is infinite
+        inertia = (importance @ residuals**2).astype(dtype)
     return KMeans(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
-        inertia=jnp.asarray(importance @ residuals**2, dtype),
+        inertia=jnp.asarray(inertia),
         counts=jnp.asarray(np.bincount(codes[real], minlength=k), jnp.int32),
         steps=jnp.asarray(steps, jnp.int32),
         converged=jnp.asarray(converged),
@@ -86,31 +95,32 @@ def _per_value(name: str, given: Any, values: np.ndarray) -> np.ndarray:
 
 def _sort(values: np.ndarray, weights: np.ndarray | None) -> Sorted:
     if weights is None:
-        values, weights = np.sort(values), np.ones(values.size)
+        values, mass = np.sort(values).astype(np.float64), np.ones(values.size)
     else:
         order = np.argsort(values)
-        values, weights = values[order], weights[order] / weights.max()
-    values = values.astype(np.float64)
+        values, mass = values[order].astype(np.float64), weights[order] / weights.max()
     origin = float(np.mean(values))
-    moments = weights * (values - origin)
-    return Sorted(values, np.append(0, np.cumsum(weights)), np.append(0, np.cumsum(moments)), origin)
+    moments = mass * (values - origin)
+    return Sorted(values, np.append(0, np.cumsum(mass)), np.append(0, np.cumsum(moments)), origin)
 
 
-def _cells(values: np.ndarray, limit: int | None) -> np.ndarray:
-    """Positions where a boundary may stand, 0 and n included: between any distinct values, or on a grid of `limit`."""
-    distinct = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [values.size]])
-    if limit is None or distinct.size <= limit + 1:
-        return distinct
-    by_count = distinct[np.linspace(0, distinct.size - 1, limit // 2 + 1).astype(np.int64)]
-    by_width = np.searchsorted(values, np.linspace(values[0], values[-1], limit - limit // 2 + 1))
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """Positions where a boundary may stand: between two distinct values, and 0 and n."""
+    return np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [values.size]])
+
+
+def _grid(values: np.ndarray, edges: np.ndarray, cells: int) -> np.ndarray:
+    """A choice of `edges` that leaves at most `cells` between them."""
+    by_count = edges[np.linspace(0, edges.size - 1, cells // 2 + 1).astype(np.int64)]
+    by_width = np.searchsorted(values, np.linspace(values[0], values[-1], cells - cells // 2 + 1))
     return np.union1d(by_count, by_width)
 
 
 def _optimum(ordered: Sorted, edges: np.ndarray, k: int) -> np.ndarray:
     """Boundaries [k + 1] of the best k intervals between `edges`; surplus intervals are empty and stand last.
 
-    The inertia is a constant less the sum over clusters of moment^2 / mass; the latter is made largest. `best[i]` is the
-    most that the first i cells give with the clusters so far.
+    The inertia is a constant less the sum over clusters of moment^2 / mass; the latter is made largest. `best[i]` is
+    the most that the first i cells give with the clusters so far.
     """
     cells = edges.size - 1
     if cells <= k:
@@ -144,13 +154,52 @@ def _add_cluster(best: np.ndarray, mass: np.ndarray, moment: np.ndarray) -> tupl
         firsts = np.cumsum(lengths) - lengths
         j = np.arange(lengths.sum()) + np.repeat(low - firsts, lengths)
         ends = np.repeat(i, lengths)
-        width = mass[ends] - mass[j]
-        total = best[j] + (moment[ends] - moment[j]) ** 2 / np.where(width > 0, width, 1)
+        total = best[j] + _gain(mass[ends] - mass[j], moment[ends] - moment[j])
         values[i] = np.maximum.reduceat(total, firsts)
         hits = np.flatnonzero(total == np.repeat(values[i], lengths))
         splits[i] = j[hits[np.searchsorted(hits, firsts)]]
         stride //= 2
     return values, splits
+
+
+def _gain(mass: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """What clusters of these masses and moments take off the inertia; nothing when empty."""
+    return moment**2 / np.where(mass > 0, mass, 1)
+
+
+def _refine(ordered: Sorted, bounds: np.ndarray) -> np.ndarray:
+    """Moves all boundaries [k + 1] together to the best of the places around them, at ever finer spacing."""
+    spread = 1.0
+    for _ in range(ROUNDS):
+        moved = _best_nearby(ordered, bounds, spread)
+        if np.array_equal(moved, bounds):
+            if spread * np.diff(bounds).max() <= WINDOW:
+                break
+            spread /= ZOOM
+        bounds = moved
+    return bounds
+
+
+def _best_nearby(ordered: Sorted, bounds: np.ndarray, spread: float) -> np.ndarray:
+    """The best boundaries, each within `spread` of the way to its neighbours, by dynamic programming."""
+    steps = np.linspace(0, spread, WINDOW + 1)
+    inner, widths = bounds[1:-1, None], np.diff(bounds)[:, None]
+    before = inner - (widths[:-1] * steps[:0:-1]).astype(np.int64)
+    after = inner + (widths[1:] * steps).astype(np.int64)
+    places = np.pad(np.concatenate([before, after], axis=1), ((1, 1), (0, 0)))
+    places[-1] = bounds[-1]
+    low, high = places[:-1, :, None], places[1:, None, :]
+    gains = _gain(ordered.mass[high] - ordered.mass[low], ordered.moment[high] - ordered.moment[low])
+    gains[low > high] = -np.inf
+    best, choices = np.zeros(places.shape[1]), []
+    for gain in gains:
+        total = best[:, None] + gain
+        choices.append(total.argmax(axis=0))
+        best = total.max(axis=0)
+    chosen = [0]
+    for choice in reversed(choices):
+        chosen.append(int(choice[chosen[-1]]))
+    return places[np.arange(places.shape[0]), chosen[::-1]]
 
 
 def _lloyd(ordered: Sorted, bounds: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, int, bool]:

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
 
@@ -18,11 +19,11 @@ ACCELERATOR_BLOCK = 65536  # the same on GPU and TPU, where a step must be large
 SMALLEST_BLOCK = 64
 
 
-def assign(x: jax.typing.ArrayLike, centroids: jax.typing.ArrayLike) -> jax.Array:
+def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
     """Codes of the nearest centroids by Euclidean distance, ties to the lowest index.
 
     x [n, d] and centroids [k, d] -> [n] int32; x [b, n, d] and centroids [b, k, d] or [k, d] -> [b, n] int32.
-    Half precision is computed in float32. Memory beyond x and the result: a copy of x, 64 bytes per point of a block.
+    Half precision is computed in float32. Memory beyond x and the result: two copies of x, 64 bytes per block point.
     `LeafError` for wrong shapes, and for NaN or infinity where the arrays are concrete (not traced).
     """
     x, centroids = checks.points("x", x), checks.points("centroids", centroids)

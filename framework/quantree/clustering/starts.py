@@ -49,7 +49,11 @@ def plus_plus(key: jax.Array, x: jax.Array, weights: jax.Array, k: int, pinned: 
     columns = x.T
 
     def squared(centres: jax.Array) -> jax.Array:
-        return jnp.sum((columns[:, None, :] - centres.T[:, :, None]) ** 2, axis=0)
+        # A dimension at a time: XLA on CPU runs one fused reduction over them as a scalar loop.
+        def add(total: jax.Array, dimension: tuple[jax.Array, jax.Array]):
+            return total + (dimension[0][None, :] - dimension[1][:, None]) ** 2, None
+
+        return jax.lax.scan(add, jnp.zeros((centres.shape[0], x.shape[0]), x.dtype), (columns, centres.T))[0]
 
     def pick(closest: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Before the first centroid every distance is infinite: draw by weight. Likewise when every point has its own.

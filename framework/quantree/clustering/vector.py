@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
 from quantree.clustering.lloyd import Points, State, lloyd
@@ -15,15 +16,15 @@ from quantree.errors import LeafError, nearest
 
 
 def kmeans(
-    x: jax.typing.ArrayLike,
+    x: ArrayLike,
     k: int,
     *,
     key: jax.Array,
-    weights: jax.typing.ArrayLike | None = None,
-    mask: jax.typing.ArrayLike | None = None,
-    pinned: jax.typing.ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    pinned: ArrayLike | None = None,
     init: Start = "k-means++",
-    initial: jax.typing.ArrayLike | None = None,
+    initial: ArrayLike | None = None,
     iterations: int = 25,
     tolerance: float = 1e-4,
     restarts: int = 1,
