@@ -9,6 +9,7 @@ from quantree.quantizers import Grouping, Learner
 from quantree.recipe import Recipe
 from quantree.registry import register
 from quantree.stage import Recovery, Stage, Transform
+from quantree.storage import load, save
 from quantree.task import Data, Task
 
 __version__ = "0.1.0"
@@ -37,5 +38,7 @@ __all__ = [
     "clustering",
     "from_nnx",
     "from_params",
+    "load",
     "register",
+    "save",
 ]

@@ -57,6 +57,13 @@ def test_near_the_entropy(alphabet: int, spread: float) -> None:
     assert 8 * len(table) <= 8 + min(alphabet, 40 + 16 * occurring) + 14 * occurring
 
 
+def test_precise_frequencies_where_they_pay() -> None:
+    values = np.clip(np.rint(np.random.default_rng(0).normal(128, 20, 1_000_000)), 0, 255).astype(np.uint8)
+    symbols = Symbols(values, 256)
+    table = Ans().table(symbols)
+    assert len(table) + len(Ans().encode(symbols, table)) <= 1.0004 * symbols.entropy / 8
+
+
 def test_small_file_of_a_pruned_net() -> None:
     symbols = Symbols(np.random.default_rng(0).choice(8, 400_000, p=[0.995, *[0.005 / 7] * 7]), 8)
     table = Ans().table(symbols)
