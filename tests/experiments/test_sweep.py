@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from experiments.config import load_experiment
+from experiments.sweep import Order, plan, spread
+from experiments.trial import Trial
+from quantree.errors import ConfigError
+from quantree.schema import parse_yaml
+
+TINY = """\
+name: tiny
+data: {name: digits}
+model: {kind: mlp, hidden: [8]}
+baseline: {epochs: 1}
+seeds: [0]
+recipes:
+  one:
+    - {kind: kmeans, k: 4}
+  two:
+    - {kind: finetune, epochs: 1}
+    - {kind: kmeans, k: 4}
+"""
+PLUGIN = """
+from experiments.zoo import MLP
+from quantree import Stage, register
+
+@register("tests-sweep-stage-%(n)s")
+class Nothing(Stage):
+    pass
+
+@register("tests-sweep-net-%(n)s")
+class Net(MLP):
+    pass
+"""
+
+
+def planned(folder: Path, *overrides: str, text: str = TINY) -> tuple[Trial, ...]:
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.yaml").write_text(text)
+    return plan(load_experiment(folder / "tiny.yaml", overrides))
+
+
+def ids(trials: tuple[Trial, ...]) -> dict[str, str]:
+    return {trial.method: trial.id for trial in trials}
+
+
+def test_the_id_knows_what_decides_the_numbers_and_nothing_else(tmp_path: Path) -> None:
+    base = ids(planned(tmp_path / "a"))
+    assert len(set(base.values())) == 2
+    assert ids(planned(tmp_path / "elsewhere", "name=renamed")) == base
+    preset = "recipes.one=[{kind: quantize, learner: {kind: kmeans, k: 4}}]"
+    assert ids(planned(tmp_path / "a", preset)) == base, "a preset is what it stands for"
+    for override in (
+        "seeds=[1]",
+        "baseline.epochs=2",
+        "model.hidden=[9]",
+        "data.validation=0.3",
+        "execution.threads=2",
+    ):
+        changed = ids(planned(tmp_path / "a", override))
+        assert not set(changed.values()) & set(base.values()), override
+    changed = ids(planned(tmp_path / "a", "recipes.one.0.k=5"))
+    assert changed["two"] == base["two"] and changed["one"] != base["one"]
+
+
+def test_the_source_of_a_plug_in_is_part_of_the_id_and_of_a_baseline_that_uses_it(tmp_path: Path) -> None:
+    trials = {}
+    for n in (1, 2, 3):
+        (tmp_path / "mine.py").write_text(PLUGIN % {"n": n})
+        network = [f"model.kind=tests-sweep-net-{n}"] if n == 3 else []
+        (trials[n], _) = planned(tmp_path, "plugins=[mine.py]", *network)
+    assert trials[1].id != trials[2].id
+    assert trials[1].baseline.id == trials[2].baseline.id, "only a quantizer changed"
+    assert trials[3].baseline.sources == (trials[3].plugins[0].sha256,)
+
+
+def test_seeds_share_no_baseline_and_recipes_do(tmp_path: Path) -> None:
+    trials = planned(tmp_path, "seeds=[0, 1]")
+    assert len(trials) == 4
+    assert len({trial.baseline.id for trial in trials}) == 2
+
+
+def test_trials_that_train_come_first_and_workers_begin_apart(tmp_path: Path) -> None:
+    trials = planned(tmp_path, "recipes.one.0.k={grid: [2, 3]}")
+    assert [trial.method for trial in trials] == ["two", "one", "one"]
+    assert [trial.method for trial in spread(trials, 1)] == ["one", "one", "two"]
+    assert sorted(trial.id for trial in spread(trials, 5)) == sorted(trial.id for trial in trials)
+
+
+def test_two_recipes_that_are_the_same_trial_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recipes 'one' and 'again' ask for the same trial"):
+        planned(tmp_path, "recipes.again=[{kind: kmeans, k: 4}]")
+
+
+def test_an_order_comes_through_json_unchanged(tmp_path: Path) -> None:
+    order = Order(workdir="w", data_dir=None, trials=planned(tmp_path))
+    again = Order.model_validate(parse_yaml(order.model_dump_json()).data)
+    assert again == order
+    assert [trial.id for trial in again.trials] == [trial.id for trial in order.trials]
