@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantree.coding import Coder, Symbols, smallest
+from quantree.coding import Ans, Coder, Fixed, Symbols, smallest
 from quantree.errors import FormatError, LeafError
-from quantree.registry import registered
+from quantree.registry import register, registered, temporarily
 
 CODERS = [coder() for _, coder in sorted(registered("coder").items())]
 each_coder = pytest.mark.parametrize("coder", CODERS, ids=lambda coder: coder.name)
@@ -106,10 +106,15 @@ def test_smallest_takes_the_shortest(symbols: Symbols) -> None:
     check_smallest(symbols)
 
 
-def test_smallest_near_a_tie() -> None:
-    rng = np.random.default_rng(0)
-    for size in range(1, 60):
-        check_smallest(Symbols(rng.choice(4, size, p=[0.7, 0.1, 0.1, 0.1]), 4))
+def test_smallest_settles_near_ties_by_coding() -> None:
+    class Pessimist(Fixed):
+        def cost(self, symbols: Symbols, table: bytes) -> float:
+            return super().cost(symbols, table) + 50
+
+    symbols = Symbols(np.random.default_rng(0).integers(0, 16, 5000), 16)
+    with temporarily():
+        register("pessimist")(Pessimist)
+        assert smallest(symbols, [Ans(), Pessimist()]).coder == "pessimist"
 
 
 def test_smallest_reuses_a_table_where_that_is_smaller() -> None:

@@ -120,10 +120,27 @@ def test_declared_sizes_are_checked_before_anything_is_allocated() -> None:
         assert time.perf_counter() - start < 1
 
 
+def test_runs_fill_the_file() -> None:
+    plain, runs = parts(storage.to_bytes(MODELS[0]))
+    for wrong in (runs + b"\0", runs[:-1]):
+        with pytest.raises(FormatError, match="the header claims"):
+            storage.from_bytes(forged(plain, wrong))
+
+
+def test_tables_come_before_they_are_shared() -> None:
+    streams = ["codes", 2, "ans", [0], 0], ["codes", 2, "ans", 3, 0]
+    rows = [[path, "pruned", [0], "float32", [], stream] for path, stream in zip("ab", streams, strict=True)]
+    with pytest.raises(FormatError, match="a: codes uses a table that is not there"):
+        storage.from_bytes(forged([None, rows, [], []], b"\x20\1\0"))
+
+
 def test_limit() -> None:
     data = storage.to_bytes(MODELS[0])
     with pytest.raises(FormatError, match="give load a higher one"):
         storage.from_bytes(data, 1000)
+    vast = ["w", "raw", [0, 2**40], "float32", [], "value"]  # no elements, but axes that no array has
+    with pytest.raises(FormatError, match="give load a higher one"):
+        storage.from_bytes(forged([None, [vast], [], []], b""))
 
 
 def test_inflation_is_bounded() -> None:
@@ -159,6 +176,8 @@ def test_paths() -> None:
 
     assert open_safely(file("../../etc/passwd", "a.b", "a/b", "C:\\x", "ü", "[bold]"))
     twice, inside = file("a", "b", "a"), file("a/b", "a-b", "a")
+    book = ["a", "table", [1, 1, 1], "uint8", [], "centroids"]
+    assert not open_safely(forged([0, [], [book, book], []], b"\0\0"))
     for wrong in (twice, inside, file(""), file("/"), file("a//b"), file("a/"), file("\x1b[2J"), file("a/" * 70 + "a")):
         assert not open_safely(wrong)
 
