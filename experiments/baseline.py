@@ -78,7 +78,7 @@ def _train(baseline: Baseline, data: Splits, work: Path) -> None:
     trained = Model(fitted.compressed.decode(), unflatten(fitted.compressed.state), model.apply)
     metric = evaluate(Compressed.from_model(trained), trained, on_test(data)).metric
     shutil.rmtree(checkpoints, ignore_errors=True)
-    orbax.save((work / "model").resolve(), _plain(trained), overwrite=True)  # a killed process may have been here
+    orbax.save(str((work / "model").resolve()), _plain(trained), overwrite=True)  # a killed process may have been here
     result = {
         "baseline": baseline.id,
         "validation_metric": fitted.score.metric,
@@ -93,7 +93,7 @@ def _train(baseline: Baseline, data: Splits, work: Path) -> None:
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path, baseline: Baseline, data: Splits) -> Trained:
     fresh = _fresh(baseline, data)
-    arrays: Any = orbax.load((folder / "model").resolve(), _plain(fresh))
+    arrays: Any = orbax.load(str((folder / "model").resolve()), _plain(fresh))
     result = json.loads((folder / "result.json").read_text())
     model = Model(arrays["params"], arrays.get("state", {}), fresh.apply)
     return Trained(model, data, result["validation_metric"], result["metric"])

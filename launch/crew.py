@@ -92,10 +92,11 @@ class Crew:
             "PYTHONPATH": os.pathsep.join(path for path in (_ROOT, *sys.path) if path),  # the code that runs here
         }
         self.deaths: Counter[str] = Counter()
+        self.stillborn = 0
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Returns when every trial has a result. `CrewError` if workers die without having begun anything."""
+        """Returns when every trial has a result. `CrewError` if workers keep dying before they have begun anything."""
         workers = [self._hire(number) for number in range(self.size)]
         try:
             with track(next(iter(self.trials.values())).experiment, len(self.trials)) as progress:
@@ -127,9 +128,10 @@ class Crew:
         if status == 0:
             return False
         if not worker.began:
-            raise CrewError(
-                f"a worker {_cause(status)} before its first trial; the end of {worker.log}:\n{_tail(worker.log)}"
-            )
+            self.stillborn += 1
+            if self.stillborn > self.size:
+                tail = "\n".join(worker.log.read_text(errors="replace").splitlines()[-15:])
+                raise CrewError(f"workers {_cause(status)} before their first trial; the end of {worker.log}:\n{tail}")
         if worker.trial is not None:
             self.deaths[worker.trial] += 1
             if self.deaths[worker.trial] >= ATTEMPTS:
@@ -168,7 +170,3 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 def _cause(status: int) -> str:
     return f"died with signal {-status}" if status < 0 else f"ended with status {status}"
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -23,7 +23,7 @@ from quantree.errors import QuantreeError
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the sweep that the command line asks for; returns the exit status."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser().parse_intermixed_args(arguments)
     # Checking recipes takes JAX, but must not take the device that the workers need.
     jax.config.update("jax_platforms", "cpu")
     try:
