@@ -65,3 +65,8 @@ def test_splits_that_are_empty_or_uneven_are_refused() -> None:
         Data.from_arrays((LOGITS, LABELS), (LOGITS, LABELS[:3]), Classification())
     with pytest.raises(DataError, match="nothing to measure"):
         measure(lambda inputs: inputs, [], Classification())
+
+
+def test_without_a_number_of_examples_an_epoch_is_counted() -> None:
+    known = data()
+    assert Data(known.train, known.validation, known.task).steps(3) == known.steps(3) == 3

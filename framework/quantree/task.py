@@ -65,13 +65,13 @@ class Data:
 
     train: `(seed, epoch, batch_size)` -> one epoch of equally sized batches, in an order fixed by seed and epoch.
     validation: `(batch_size,)` -> every example once, in a fixed order; the last batch may be short.
-    examples: number of training examples.
+    examples: number of training examples; None: found out by running through an epoch once.
     """
 
     train: Callable[[int, int, int], Iterable[Batch]]
     validation: Callable[[int], Iterable[Batch]]
     task: Task
-    examples: int
+    examples: int | None = None
 
     @classmethod
     def from_arrays(cls, train: Batch, validation: Batch, task: Task) -> "Data":
@@ -94,6 +94,8 @@ class Data:
 
     def steps(self, batch_size: int) -> int:
         """Batches in one epoch of training."""
+        if self.examples is None:
+            return sum(1 for _ in self.train(0, 0, batch_size))
         return max(1, self.examples // batch_size)
 
 
