@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantree import storage
-from quantree.encodings import Coded, Compressed, Raw, Scalar, Table
+from quantree.encodings import Coded, Compressed, Pruned, Raw, Scalar, Table
 from quantree.errors import FormatError, LeafError, PluginError
 from quantree.storage.file import account
 from tests.storage.models import assert_same, coded_net, every_kind, floats
@@ -28,7 +28,7 @@ def test_decodes_to_the_same_weights() -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@given(seed=st.integers(0, 2**32 - 1), coder=st.sampled_from([None, "fixed", "ans"]))
+@given(seed=st.integers(0, 2**32 - 1), coder=st.sampled_from([None, "fixed", "ans", "live"]))
 def test_round_trip_of_every_kind(seed: int, coder: str | None) -> None:
     model = every_kind(seed)
     data = storage.to_bytes(model, coder)
@@ -146,6 +146,16 @@ def test_a_codebook_that_is_missing_is_noticed_before_writing() -> None:
     model = every_kind()
     with pytest.raises(FormatError, match="book"):
         storage.to_bytes(Compressed(model.leaves, {}, {}, 1))
+
+
+def test_an_empty_stream_after_others() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"a": (40, 30), "b": (0, 3), "c": (40, 30)}
+    leaves = {
+        path: Pruned.of(floats(rng, *shape), jnp.asarray(rng.random(shape) < 0.1)) for path, shape in shapes.items()
+    }
+    model = Compressed(dict(leaves), {}, {}, 10**5)
+    assert_same(storage.from_bytes(storage.to_bytes(model)), model)
 
 
 def test_tables_are_shared() -> None:

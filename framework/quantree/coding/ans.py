@@ -125,8 +125,8 @@ class Ans(Coder):
         return (values if model.plain else model.symbols.astype(np.int32)[values]).reshape(shape)
 
     def cost(self, symbols: Symbols, table: bytes) -> float:
-        if not symbols.size or symbols.alphabet > _LARGEST:
-            return 0 if symbols.alphabet <= _LARGEST else math.inf
+        if not symbols.size:
+            return math.inf if table else 0
         try:
             model = _read_table(table, symbols.alphabet)
         except FormatError:

@@ -13,7 +13,7 @@ from tests.storage.models import coded_net, every_kind
 
 FOLDER = Path(__file__).parent
 MODELS = {"every_kind": every_kind(), "pruned_net": coded_net({"fc1": (40, 30), "fc2": (30, 10)}, density=0.1)}
-FILES = (("every_kind", "fixed"), ("every_kind", "ans"), ("pruned_net", "ans"))
+FILES = (("every_kind", "fixed"), ("every_kind", "ans"), ("every_kind", "live"), ("pruned_net", "ans"))
 
 
 def main() -> None:
