@@ -12,7 +12,7 @@ import jax.numpy as jnp
 Start = Literal["k-means++", "random", "linear", "density"]
 STARTS: tuple[str, ...] = get_args(Start)
 DETERMINISTIC = ("linear", "density")
-SAMPLE = 64  # points per centroid that k-means++ looks at
+SAMPLE = 32  # points per centroid that k-means++ looks at
 SMALLEST_SAMPLE = 8192
 
 
