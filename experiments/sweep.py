@@ -102,13 +102,15 @@ def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
     return waiting
 
 
-def spread(trials: Sequence[Trial], worker: int) -> tuple[Trial, ...]:
+def spread(trials: Sequence[Trial], worker: int, workers: int) -> tuple[Trial, ...]:
     """The trials in the order in which one of several workers tries them.
 
-    Each worker begins with a method of its own, so that two of them seldom compile the same program at the same time.
+    Each worker begins with a method of its own, far from those of the others, so that two of them seldom compile the
+    same program at the same time.
     """
     methods = list(dict.fromkeys(trial.method for trial in trials))
-    rank = {method: (i - worker) % len(methods) for i, method in enumerate(methods)}
+    first = worker * len(methods) // workers
+    rank = {method: (i - first) % len(methods) for i, method in enumerate(methods)}
     return tuple(sorted(trials, key=lambda trial: rank[trial.method]))
 
 

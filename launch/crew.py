@@ -117,7 +117,7 @@ class Crew:
             self.selector.close()
 
     def _hire(self, number: int) -> _Worker:
-        order = self.order.model_copy(update={"trials": spread(self.order.trials, number)}).model_dump_json()
+        order = self.order.model_copy(update={"trials": spread(self.order.trials, number, self.size)}).model_dump_json()
         worker = _Worker(number, order, self.environment, self.store.root / "logs")
         self.selector.register(worker.reports, selectors.EVENT_READ, worker)
         return worker

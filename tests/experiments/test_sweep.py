@@ -84,8 +84,8 @@ def test_seeds_share_no_baseline_and_recipes_do(tmp_path: Path) -> None:
 def test_trials_that_train_come_first_and_workers_begin_apart(tmp_path: Path) -> None:
     trials = planned(tmp_path, "recipes.one.0.k={grid: [2, 3]}")
     assert [trial.method for trial in trials] == ["two", "one", "one"]
-    assert [trial.method for trial in spread(trials, 1)] == ["one", "one", "two"]
-    assert sorted(trial.id for trial in spread(trials, 5)) == sorted(trial.id for trial in trials)
+    assert [trial.method for trial in spread(trials, 1, 2)] == ["one", "one", "two"]
+    assert sorted(trial.id for trial in spread(trials, 5, 8)) == sorted(trial.id for trial in trials)
 
 
 def test_two_recipes_that_are_the_same_trial_are_an_error(tmp_path: Path) -> None:
