@@ -94,8 +94,8 @@ def test_headers_that_lie(seed: int) -> None:
 
 @pytest.mark.slow
 def test_many_headers_that_lie() -> None:
-    accepted = sum(fuzz(seed) for seed in range(1500))
-    assert 30 < accepted < 750  # the mutations reach deep: some are harmless, most are noticed
+    accepted = sum(fuzz(seed) for seed in range(600))
+    assert 10 < accepted < 300  # the mutations reach deep: some are harmless, most are noticed
 
 
 @given(st.binary(max_size=60), st.booleans(), st.binary(max_size=20))
