@@ -154,9 +154,9 @@ def _written(data: Any, location: Location) -> Location:
     """The keys of `location` that stand in the data; pydantic puts the names of allowed types between them."""
     place: Location = ()
     for key in location:
-        inside = 0 <= key < len(data) if isinstance(data, tuple) and isinstance(key, int) else False
-        if inside or (isinstance(data, Mapping) and key in data):
-            place, data = (*place, key), data[key]
+        keys = data if isinstance(data, Mapping) else range(len(data)) if isinstance(data, tuple) else ()
+        if key in keys:
+            place, data = (*place, key), _get(data, (key,))
     return place
 
 

@@ -63,7 +63,7 @@ class Affine(Codebook):
 
     def table(self) -> jax.Array:
         # In 16 bits not even the level numbers would be exact.
-        wide = jnp.promote_types(self.scale.dtype, jnp.float32)
+        wide = np.promote_types(self.scale.dtype, np.float32)
         levels = jnp.arange(self.k, dtype=wide)
         return (self.offset.astype(wide) + self.scale.astype(wide) * levels).reshape(1, self.k, 1)
 

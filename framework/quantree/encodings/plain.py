@@ -83,7 +83,7 @@ class Pruned(Encoding):
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], meta: tuple[Any, ...], streams: Mapping[str, np.ndarray]
     ) -> Self:
         mask = stored(streams, "mask", shape).astype(bool)
-        kept = stored(streams, "value", (np.count_nonzero(mask),))
+        kept = stored(streams, "value", (int(np.count_nonzero(mask)),))
         value = np.zeros(shape, kept.dtype)
         value[mask] = kept
         return cls(jnp.asarray(value), jnp.asarray(mask), dtype)
