@@ -47,7 +47,8 @@ def normed(seed: int = 0) -> Model:
 
 @functools.cache
 def digits() -> Data:
-    """512 images to train on and 256 to validate, float32 [n, 64]."""
-    found = load_digits()
-    inputs, labels = (found.data / 16).astype(np.float32), found.target.astype(np.int32)
-    return Data.from_arrays((inputs[:512], labels[:512]), (inputs[512:768], labels[512:768]), Classification())
+    """512 images to train on and 512 to validate, float32 [n, 64]."""
+    images, targets = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(1024)
+    inputs, labels = (images[order] / 16).astype(np.float32), targets[order].astype(np.int32)
+    return Data.from_arrays((inputs[:512], labels[:512]), (inputs[512:], labels[512:]), Classification())

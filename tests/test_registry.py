@@ -69,7 +69,7 @@ def test_families() -> None:
         class Paint(Plugin, family="paint"):
             pass
 
-        with pytest.raises(PluginError, match="family 'paint' is already declared by .*Paint"):
+        with pytest.raises(PluginError, match=r"family .paint. is already declared by .*Paint"):
             type("Again", (Plugin,), {"__module__": __name__}, family="paint")
         assert registry.registered("paint") == {}
     assert "paint" not in registry.families()

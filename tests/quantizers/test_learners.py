@@ -1,0 +1,141 @@
+"""The learners alone: vectors in, codebook and codes out."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.cluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantree.encodings import Affine
+from quantree.errors import ConfigError
+from quantree.quantizers import KMeans, Learner, Uniform
+from quantree.quantizers.kmeans import _bucket
+from quantree.schema import validate
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+def learn(learner: Learner, x: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, float]:
+    """x [n] or [n, d] -> centroids [k, d], codes [n], inertia over what the mask lets take part."""
+    blocks = x.reshape(1, len(x), -1).astype(np.float32)
+    taking = np.ones((1, len(x)), bool) if mask is None else mask[None]
+    book, codes = learner.learn(jnp.asarray(blocks), jnp.asarray(taking), KEY)
+    table, found = np.asarray(book.table())[0], np.asarray(codes)[0]
+    squares = np.sum((table[found].astype(np.float64) - blocks[0]) ** 2, axis=1)
+    return table, found, float(squares[taking[0]].sum())
+
+
+# --- k-means --------------------------------------------------------------------------------------------------------
+
+
+def sklearns(x: np.ndarray, k: int, **settings: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sklearn.cluster.KMeans(k, random_state=0, **settings).fit(x.reshape(len(x), -1))  # pyright: ignore
+
+
+@pytest.mark.parametrize("k", [2, 16])
+def test_scalars_are_as_near_as_the_best_of_scikit_learns_runs(k: int) -> None:
+    x = np.concatenate([RNG.normal(size=300), RNG.normal(5, 0.1, size=100)])
+    assert learn(KMeans(k=k), x)[2] <= sklearns(x, k, n_init=10).inertia_ * 1.0001
+
+
+def test_vectors_are_as_near_as_scikit_learns() -> None:
+    x = RNG.normal(size=(300, 3))
+    table, codes, inertia = learn(KMeans(k=8, restarts=4), x)
+    assert table.shape == (8, 3) and codes.shape == (300,)
+    assert inertia <= sklearns(x, 8, n_init=4).inertia_ * 1.03
+
+
+@pytest.mark.parametrize("init", ["linear", "density"])
+def test_starts_of_han_lead_where_lloyd_leads_from_them(init: str) -> None:
+    x = np.sort(RNG.exponential(size=200)).astype(np.float32)
+    start = (
+        np.linspace(x[0], x[-1], 6) if init == "linear" else x[np.ceil((np.arange(6) + 0.5) / 6 * 200).astype(int) - 1]
+    )
+    wanted = sklearns(x, 6, init=start[:, None], n_init=1, algorithm="lloyd", tol=0, max_iter=300)
+    table, _, inertia = learn(KMeans.model_validate({"k": 6, "init": init, "iterations": 300, "tolerance": 0.0}), x)
+    np.testing.assert_allclose(np.sort(table[:, 0]), np.sort(wanted.cluster_centers_[:, 0]), rtol=1e-4)
+    np.testing.assert_allclose(inertia, wanted.inertia_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_masked_blocks_take_no_part(width: int) -> None:
+    x = RNG.normal(size=(60, width))
+    mask = RNG.random(60) < 0.5
+    far = np.where(mask[:, None], x, 1e6)
+    table, codes, inertia = learn(KMeans(k=5), far, mask)
+    assert np.abs(table).max() < 10
+    assert inertia <= sklearns(x[mask], 5, n_init=1).inertia_ * 1.3
+    assert codes.min() >= 0 and codes.max() < 5
+
+
+def test_segments_are_independent() -> None:
+    blocks = RNG.normal(size=(3, 40, 2)).astype(np.float32) + np.asarray([0, 100, -100], np.float32)[:, None, None]
+    book, codes = KMeans(k=4).learn(jnp.asarray(blocks), jnp.ones((3, 40), bool), KEY)
+    table = np.asarray(book.table())
+    assert table.shape == (3, 4, 2) and codes.shape == (3, 40)
+    for i, centre in enumerate((0, 100, -100)):
+        assert np.abs(table[i] - centre).max() < 10
+
+
+@given(st.integers(1, 1 << 20))
+def test_sizes_come_in_few_kinds_and_never_grow_by_more_than_half(n: int) -> None:
+    assert n <= _bucket(n) <= max(1.5 * n, n + 1)
+    assert _bucket(_bucket(n)) == _bucket(n)
+    assert bin(_bucket(n)).count("1") <= 2
+
+
+@pytest.mark.parametrize("init", ["linear", "density"])
+def test_restarts_that_could_not_differ_are_refused(init: str) -> None:
+    with pytest.raises(ConfigError, match=rf"restarts: every run from init '{init}' is the same"):
+        validate(KMeans, {"k": 2, "init": init, "restarts": 2})
+
+
+# --- Uniform --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 3, 16])
+def test_levels_from_the_least_to_the_greatest_weight(k: int) -> None:
+    x = RNG.normal(size=100).astype(np.float32)
+    table, codes, _ = learn(Uniform(k=k, clip="none"), x)
+    np.testing.assert_allclose(table[:, 0], np.linspace(x.min(), x.max(), k), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(codes, np.abs(x[:, None] - table[:, 0]).argmin(axis=1))
+
+
+@pytest.mark.parametrize("k", [2, 4, 16])
+def test_the_clipped_range_is_the_best_of_those_that_are_tried(k: int) -> None:
+    x = np.concatenate([RNG.normal(size=200), [6.0, -9.0]]).astype(np.float32)
+    errors = []
+    for share in np.linspace(1, 0.1, 64):
+        middle, half = (x.min() + x.max()) / 2, share * (x.max() - x.min()) / 2
+        levels = np.linspace(middle - half, middle + half, k)
+        errors.append(((x[:, None] - levels) ** 2).min(axis=1).sum())
+    assert learn(Uniform(k=k), x)[2] == pytest.approx(min(errors), rel=1e-4)
+    assert min(errors) < 0.9 * errors[0]
+
+
+def test_uniform_looks_only_at_what_takes_part() -> None:
+    x = RNG.normal(size=50).astype(np.float32)
+    mask = np.arange(50) < 40
+    table, _, _ = learn(Uniform(k=8, clip="none"), np.where(mask, x, 1e6), mask)
+    np.testing.assert_allclose(table[[0, -1], 0], [x[:40].min(), x[:40].max()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-30, 1e30])
+@pytest.mark.parametrize("clip", ["none", "mse"])
+def test_one_value_repeated_is_coded_exactly(value: float, clip: str) -> None:
+    table, codes, _ = learn(Uniform.model_validate({"k": 4, "clip": clip}), np.full(5, value))
+    np.testing.assert_array_equal(table[codes, 0], np.full(5, value, np.float32))
+
+
+def test_a_uniform_codebook_is_two_numbers() -> None:
+    book, _ = Uniform(k=300).learn(jnp.ones((1, 2, 1)), jnp.ones((1, 2), bool), KEY)
+    assert isinstance(book, Affine) and book.size == 300
+    assert sum(stream.data.size for stream in book.streams().values()) == 2
