@@ -80,7 +80,8 @@ def scalar(n: int, k: int) -> Case:
     """Scalar k-means; the peer runs 50 Lloyd iterations from quantiles."""
     x = _points(n, 1)
     start = np.quantile(x, (np.arange(k) + 0.5) / k).astype(np.float32)[:, None]
-    peer = KMeans(k, init=start, n_init=1, max_iter=50, tol=0)
+    settings: dict[str, Any] = {"init": start, "n_init": 1, "max_iter": 50, "tol": 0}
+    peer: Any = KMeans(k, **settings)
     return Case(
         f"scalar n={n} k={k}",
         "scikit-learn",

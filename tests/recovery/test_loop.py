@@ -298,6 +298,16 @@ def test_what_was_cut_off_ends_where_it_would_have_ended(tmp_path: Path, kill: t
     assert_same(trained(normed(), folder=tmp_path, **settings).compressed, whole.compressed)
 
 
+def test_patience_is_not_renewed_by_a_cut(tmp_path: Path) -> None:
+    task = REGRESSION.model_copy(
+        update={"metric": lambda outputs, targets: 1.0, "loss": lambda outputs, targets: 0 * squared(outputs, targets)}
+    )
+    data, settings = dataclasses.replace(WHOLE, task=task), {"epochs": 9, "batch_size": 4, "patience": 3}
+    with pytest.raises(Cut):
+        trained(LINE, dying(data, 2, 1), folder=tmp_path, checkpoint_seconds=0.0, **settings)
+    assert len(trained(LINE, data, folder=tmp_path, **settings).history) == 3
+
+
 def test_a_half_written_state_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     (tmp_path / "epoch-3.orbax-checkpoint-tmp").mkdir()
     assert_same(trained(mlp(), folder=tmp_path).compressed, trained(mlp()).compressed)

@@ -23,12 +23,10 @@ class Stream:
     """One run of numbers to be stored.
 
     data: flat array. With an `alphabet` a, unsigned integers below a, which a coder turns into bits; without, numbers
-    that are stored at the width of their dtype. what: the ledger's word for it ("codes", "mask", "values",
-    "centroids", ...). coder: name of the coder to use; None: whichever is smallest.
+    that are stored at the width of their dtype. coder: name of the coder to use; None: whichever is smallest.
     """
 
     data: np.ndarray
-    what: str
     alphabet: int | None = None
     coder: str | None = None
 

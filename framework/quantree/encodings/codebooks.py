@@ -39,7 +39,7 @@ class Table(Codebook):
         return np.dtype(self.centroids.dtype)
 
     def streams(self) -> dict[str, Stream]:
-        return {"centroids": Stream(np.asarray(self.centroids).reshape(-1), "centroids")}
+        return {"centroids": Stream(np.asarray(self.centroids).reshape(-1))}
 
     @classmethod
     def restore(
@@ -80,7 +80,7 @@ class Affine(Codebook):
         return np.dtype(self.scale.dtype)
 
     def streams(self) -> dict[str, Stream]:
-        return {name: Stream(np.asarray(getattr(self, name)).reshape(-1), "scale") for name in ("scale", "offset")}
+        return {name: Stream(np.asarray(getattr(self, name)).reshape(-1)) for name in ("scale", "offset")}
 
     @classmethod
     def restore(

@@ -65,9 +65,9 @@ class Coded(Encoding):
 
     def streams(self) -> dict[str, Stream]:
         codes = np.asarray(self.codes).reshape(-1)
-        streams = {"codes": Stream(codes, "codes", alphabet=int(codes.max(initial=0)) + 1, coder=self.coder)}
+        streams = {"codes": Stream(codes, alphabet=int(codes.max(initial=0)) + 1, coder=self.coder)}
         if self.mask is not None:
-            streams["mask"] = Stream(np.asarray(self.mask).reshape(-1).astype(np.uint8), "mask", alphabet=2)
+            streams["mask"] = Stream(np.asarray(self.mask).reshape(-1).astype(np.uint8), alphabet=2)
         return streams
 
     def meta(self) -> tuple[Any, ...]:

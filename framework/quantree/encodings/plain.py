@@ -34,7 +34,7 @@ class Raw(Encoding):
         return self.value.astype(self.dtype)
 
     def streams(self) -> dict[str, Stream]:
-        return {"value": Stream(np.asarray(self.value).reshape(-1), "values")}
+        return {"value": Stream(np.asarray(self.value).reshape(-1))}
 
     @classmethod
     def restore(
@@ -74,8 +74,8 @@ class Pruned(Encoding):
     def streams(self) -> dict[str, Stream]:
         mask = np.asarray(self.mask)
         return {
-            "mask": Stream(mask.reshape(-1).astype(np.uint8), "mask", alphabet=2),
-            "value": Stream(np.asarray(self.value)[mask], "values"),
+            "mask": Stream(mask.reshape(-1).astype(np.uint8), alphabet=2),
+            "value": Stream(np.asarray(self.value)[mask]),
         }
 
     @classmethod
