@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import quantree as qt
 from quantree.errors import LeafError
-from quantree.model import Model, flatten, from_nnx, from_params, to_nnx, unflatten
+from quantree.model import DEEPEST, Model, flatten, from_nnx, from_params, to_nnx, unflatten
 from tests.nets import Mlp, Normed
 
 INPUTS = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_flatten_and_back(tree: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("key", ["", "a/b", 3, None])
 def test_keys_that_can_not_be_part_of_a_path(key: Any) -> None:
-    with pytest.raises(LeafError, match="non-empty string without '/'"):
+    with pytest.raises(LeafError, match="printable string without '/'"):
         flatten({"a": {key: 1}})
 
 
@@ -187,3 +187,23 @@ def test_to_nnx_names_what_does_not_fit() -> None:
             to_nnx(module, unflatten(wrong), {})
     with pytest.raises(LeafError, match="norm/mean: the model has it, the module does not"):
         to_nnx(module, unflatten(params), {"norm": {"mean": jnp.zeros(3)}})
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\0", "\u202e"])
+def test_a_name_that_no_file_could_hold_is_refused_at_once(key: str) -> None:
+    with pytest.raises(LeafError, match="printable"):
+        from_params({key: np.zeros(2, np.float32)})
+
+
+def test_so_is_a_tree_that_is_too_deep() -> None:
+    tree: dict[str, Any] = {"w": np.zeros(2, np.float32)}
+    for _ in range(DEEPEST):
+        tree = {"n": tree}
+    with pytest.raises(LeafError, match="levels of nesting"):
+        from_params(tree)
+    assert from_params(tree["n"]).dense_bytes == 8
+
+
+def test_arrays_of_another_byte_order_are_converted() -> None:
+    params = from_params({"w": np.arange(3, dtype=">f4")}).params
+    np.testing.assert_array_equal(params["w"], np.arange(3, dtype=np.float32))

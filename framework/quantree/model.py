@@ -15,6 +15,7 @@ from flax import nnx
 
 from quantree.errors import LeafError
 
+DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
 Flat = dict[str, Any]
 
@@ -49,10 +50,13 @@ def flatten(tree: Mapping[str, Any]) -> Flat:
     """`{"conv1": {"kernel": x}}` -> `{"conv1/kernel": x}`, in sorted order of paths."""
     flat: Flat = {}
     for key, value in tree.items():
-        if not isinstance(key, str) or not key or "/" in key:
-            raise LeafError(f"a key of a parameter tree must be a non-empty string without '/', not {key!r}")
+        if not isinstance(key, str) or not key or "/" in key or not key.isprintable():
+            raise LeafError(f"a key of a parameter tree must be a printable string without '/', not {key!r}")
         if isinstance(value, Mapping):
             flat |= {f"{key}/{path}": leaf for path, leaf in flatten(value).items()}
+            deepest = max(flat, key=lambda path: path.count("/"), default="")
+            if deepest.count("/") >= DEEPEST:
+                raise LeafError(f"{deepest[:40]}...: more than {DEEPEST} levels of nesting")
         else:
             flat[key] = value
     return dict(sorted(flat.items()))
@@ -84,6 +88,8 @@ def _array(path: str, leaf: Any) -> jax.Array:
         raise LeafError(f"{path}: expected an array, not {type(leaf).__name__}")
     if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
         raise LeafError(f"{path}: expected numbers or booleans, not {leaf.dtype}")
+    if isinstance(leaf, np.ndarray):
+        leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         # JAX would round it without a word, and the model that is compressed would not be the one that was given.
         raise LeafError(f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set; set it, or cast the array")

@@ -282,3 +282,9 @@ def test_a_learner_that_breaks_its_contract_is_named(table: Any, codes: np.ndarr
         recipe = Recipe(stages=(Quantize(learner=Broken()),))
         with pytest.raises(PluginError, match=f"learner 'broken' gave .*{told}"):
             recipe.run(qt.from_params({"a": floats(2, 3)}), key=KEY)
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "uniform"])
+def test_a_preset_refuses_an_unknown_coder_too(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[0\].coder: no coder is called 'anss'; did you mean 'ans'"):
+        Recipe.from_config([{"kind": kind, "k": 4, "coder": "anss"}])

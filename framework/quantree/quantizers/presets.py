@@ -8,7 +8,7 @@ from quantree.encodings import SubVectors
 from quantree.quantizers.base import Grouping
 from quantree.quantizers.groupings import PerTensor
 from quantree.quantizers.kmeans import KMeans
-from quantree.quantizers.quantize import Quantize
+from quantree.quantizers.quantize import CoderName, Quantize
 from quantree.quantizers.uniform import Uniform
 from quantree.registry import Choice, register
 from quantree.stage import Patterns, Stage
@@ -20,7 +20,7 @@ class Preset(Stage):
     match: Patterns | None = Field(
         default=None, description="leaves to take; default: every float leaf with two or more axes"
     )
-    coder: str | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
 
 
 @register("kmeans")

@@ -1,12 +1,12 @@
 """The one stage that quantizes: grouping x blocking x learner, and the coder for the codes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.coding import Coder
@@ -15,8 +15,23 @@ from quantree.encodings.coded import smallest_unsigned
 from quantree.errors import ConfigError, LeafError, PluginError
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.groupings import PerTensor
-from quantree.registry import Choice, register
+from quantree.registry import Choice, register, registered
 from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
+
+
+def _known(coder: str) -> str:
+    try:
+        Coder.named(coder)
+    except PluginError as error:
+        raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
+    return coder
+
+
+CoderName = Annotated[
+    str,
+    AfterValidator(_known),
+    Field(json_schema_extra=lambda schema: schema.update(enum=sorted(registered("coder")))),
+]
 
 
 @register("quantize")
@@ -36,7 +51,7 @@ class Quantize(Stage):
         default=Scalar(), description="how a leaf is cut into the vectors that get one code each"
     )
     learner: Choice[Learner] = Field(description="how codebook and codes are found")
-    coder: str | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
     release_mask: bool = Field(
         default=False, description="let a vector quantizer fill pruned weights again, and store no mask"
     )
@@ -52,11 +67,6 @@ class Quantize(Stage):
         if self.learner.scalars_only and not isinstance(self.blocking, Scalar):
             reason = f"learner {self.learner.name!r} takes scalars, not {self.blocking.name!r}"
             raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "blocking"})
-        if self.coder is not None:
-            try:
-                Coder.named(self.coder)
-            except ValueError as error:
-                raise PydanticCustomError("plugin", "{reason}", {"reason": str(error), "key": "coder"}) from None
         return self
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quantree.errors import FormatError, nearest
+from quantree.model import DEEPEST
 from quantree.storage import header
 
 MAGIC = b"\x93qt"
@@ -28,7 +29,6 @@ DTYPES = {
     )
 }
 _RANK = 32  # axes of an array, at most
-_DEPTH = 64  # names in a path, at most
 _LENGTH = 1 << 62  # of anything
 
 
@@ -167,7 +167,7 @@ def _read_item(section: Section, row: Any) -> Item:
     if len(row) < 5:
         raise FormatError(f"a {section} of {len(row)} fields")
     path = _name(row[0], section)
-    if "" in path.split("/") or path.count("/") >= _DEPTH:
+    if "" in path.split("/") or path.count("/") >= DEEPEST:
         raise FormatError(f"{path!r:.80} is no path")
     kind, version = row[1] if isinstance(row[1], list) and len(row[1]) == 2 else (row[1], 1)
     shape = tuple(_size(size, f"{path}: shape") for size in _list(row[2], path))
