@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from pydantic import Field, StringConstraints
 from experiments.data import DataConfig
 from experiments.data.dataset import source_named
 from experiments.execution import Execution
-from experiments.grid import GRID, expand, forbid, set_part
+from experiments.grid import GRID, expand, forbid, misspelt, set_part
 from experiments.plugins import PluginFile
 from experiments.zoo import Network
 from quantree import registry
-from quantree.errors import ConfigError, PluginError, nearest
+from quantree.errors import ConfigError, DataError, PluginError, nearest
 from quantree.recipe import Recipe
 from quantree.recovery import Training
 from quantree.registry import Choice
@@ -61,12 +62,14 @@ class Experiment(Config):
 class Point:
     """One recipe at one point of the grid.
 
+    document: what it was read from, without grids; tells lines.
     settings: what was written for the stages, and what was chosen from grids elsewhere; for tables.
     """
 
     experiment: Experiment
     method: str
     recipe: Recipe
+    document: Document
     settings: dict[str, Any]
 
 
@@ -86,12 +89,22 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = (), smoke: bool
 
     `ConfigError` names file, line, key and the nearest valid name of the first thing that is wrong.
     """
-    document = read_yaml(path)
+    file = document = read_yaml(path)
+    if file.data is None:
+        raise file.error((), "the file is empty; an experiment has name, data, model, baseline and recipes")
     if smoke:
         document = _smoke(document)
     for text in overrides:
         document = _override(document, text)
     plugins = _load_plugins(document)
+    loaded = _expanded(document, plugins)
+    if not smoke and loaded.points[0].experiment.smoke:
+        # A typo there must not wait for the day on which someone tries it. Overrides are for this run alone.
+        _expanded(_smoke(file), plugins)
+    return loaded
+
+
+def _expanded(document: Document, plugins: tuple[PluginFile, ...]) -> Loaded:
     for key, reason in _WHOLE.items():
         if isinstance(document.data, Mapping) and key in document.data:
             forbid(document, (key,), reason)
@@ -121,16 +134,32 @@ def _points(document: Document, method: str) -> Iterable[Point]:
             for more in expand(choice.document, (key,))
         ]
     for choice in choices:
-        experiment = validate(Experiment, choice.document)
-        recipe = Recipe(stages=experiment.recipes[method])
+        experiment = _validated(choice.document)
+        recipe = Recipe.from_config(choice.document.at(place), place)
         _check(choice.document, place, experiment, recipe)
         settings = {dotted(at): value for at, value in choice.chosen.items() if at[:2] != place}
-        yield Point(experiment, method, recipe, {**settings, "stages": choice.document.data["recipes"][method]})
+        settings["stages"] = choice.document.data["recipes"][method]
+        yield Point(experiment, method, recipe, choice.document, settings)
+
+
+def _validated(document: Document) -> Experiment:
+    try:
+        return validate(Experiment, document)
+    except ConfigError as error:
+        for place in misspelt(document):
+            if str(error).startswith(f"{document.where(place)}: {dotted(place)}"):
+                [key] = document.at(place).data
+                raise document.error(place, f"unknown key {key!r}; did you mean {{grid: [...]}}?") from None
+        raise
 
 
 def _check(document: Document, place: Location, experiment: Experiment, recipe: Recipe) -> None:
-    """Holds a recipe against the network's leaves, before anything is trained."""
+    """Holds a recipe against the network's leaves and validation against the data, before anything is trained."""
     source = source_named(experiment.data.name)
+    try:
+        experiment.data.held_out(source.sizes["train"])
+    except DataError as error:
+        raise document.error(("data", "validation"), str(error)) from None
     try:
         model = experiment.model.abstract(source.shape, len(source.classes))
     except ConfigError as error:
@@ -145,7 +174,9 @@ def _smoke(document: Document) -> Document:
     for key in changes:
         if not isinstance(key, str):
             raise document.error(("smoke",), f"expected dotted.key: value, not the key {key!r}")
-        location = undotted(key)
+        location = _location(key)
+        if not location:
+            raise document.error(("smoke", key), "expected a dotted key such as baseline.epochs")
         _is_there(document, location, ("smoke", key))
         document = set_part(document, location, document.at(("smoke", key)))
     return document
@@ -153,7 +184,7 @@ def _smoke(document: Document) -> Document:
 
 def _override(document: Document, text: str) -> Document:
     key, equals, value = text.partition("=")
-    location = undotted(key)
+    location = _location(key)
     if not equals or not location:
         raise ConfigError(f"override {text!r}: expected dotted.key=value, such as baseline.epochs=5")
     try:
@@ -162,6 +193,11 @@ def _override(document: Document, text: str) -> Document:
         raise ConfigError(f"override {text!r}: the value is not YAML") from None
     _is_there(document, location, location)
     return document.replaced(location, parsed)
+
+
+def _location(key: str) -> Location:
+    """The parts of a dotted key; none if one of them is empty."""
+    return undotted(key) if re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[\d+\])*", key) else ()
 
 
 def _is_there(document: Document, location: Location, told: Location) -> None:

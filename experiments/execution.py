@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from quantree.errors import ConfigError
 from quantree.schema import Config
 
 Kind = Literal["cpu", "gpu", "tpu"]
@@ -34,6 +35,16 @@ class Execution(Config):
     def resolved(self) -> "Execution":
         """The same with the device that `auto` means here, found without starting a device in this process."""
         return self if self.device != "auto" else self.model_copy(update={"device": _default_device()})
+
+    def check(self) -> None:
+        """`ConfigError` if the config asks for a kind of device that JAX does not find here."""
+        if self.device in ("auto", "cpu"):
+            return
+        asked = _ask_jax({**os.environ, **self.environment()})
+        if _KINDS.get(asked.stdout.strip()) != self.device:
+            said = asked.stderr.strip().rpartition("\n")[2]
+            reason = f" ({said})" if ": " in said else ""  # a bare `AssertionError` tells nothing
+            raise ConfigError(f"JAX finds no {self.device} here{reason}; `auto` takes what there is")
 
     def environment(self) -> dict[str, str]:
         """Environment variables for a worker. Only a resolved execution has them; JAX reads them when it starts."""
@@ -70,7 +81,10 @@ def _default_device() -> Kind:
     if not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")):
         return "cpu"
     # To ask JAX is to start the device, which a process that only starts workers must not hold.
-    asked = subprocess.run(
-        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True, check=False
-    )
-    return _KINDS.get(asked.stdout.strip(), "cpu")
+    return _KINDS.get(_ask_jax(os.environ).stdout.strip(), "cpu")
+
+
+def _ask_jax(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """What a process with these variables prints as its device, and why it finds none."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 So every point of the product is validated as if it had been written out, and errors still tell the right line.
 """
 
+import difflib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,21 @@ def set_part(document: Document, location: Location, part: Document) -> Document
     """The document with `part` at `location`; errors inside it tell the lines that `part` came from."""
     replaced = document.replaced(location, part.data)
     lines = {(*location, *place): line for place, line in part.lines.items()}
-    return Document(replaced.data, document.source, {**replaced.lines, **lines})
+    made = [location[:end] for end in range(1, len(location)) if location[:end] not in document.lines]
+    return Document(
+        replaced.data, document.source, {**replaced.lines, **dict.fromkeys(made, part.lines.get((), 0)), **lines}
+    )
+
+
+def misspelt(document: Document, location: Location = ()) -> Iterator[Location]:
+    """Places at and below `location` of what looks like a grid but for a typo, such as `{gird: [4, 8]}`."""
+    data = _at(document.data, location)
+    if isinstance(data, Mapping) and len(data) == 1:
+        [(key, values)] = data.items()
+        if key != GRID and isinstance(values, tuple) and difflib.get_close_matches(str(key), [GRID]):
+            yield location
+    for key in _keys(data):
+        yield from misspelt(document, (*location, key))
 
 
 def _grids(document: Document, location: Location) -> Iterator[Location]:

@@ -44,6 +44,7 @@ class PluginFile(Config):
         sys.modules[self.module] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[self.module]
-            raise PluginError(f"the plug-in file {self.path} fails: {type(error).__name__}: {error}") from error
+            reason = "it calls sys.exit" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            raise PluginError(f"the plug-in file {self.path} fails: {reason}") from error

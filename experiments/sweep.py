@@ -18,13 +18,13 @@ from pydantic import Field
 
 from experiments.baseline import Baseline
 from experiments.config import Loaded, Point
-from experiments.data import load
+from experiments.data import data_root, load
 from experiments.data.dataset import source_named
 from experiments.execution import Execution
 from experiments.plugins import PluginFile
 from experiments.store import Busy, Store, write_json
 from experiments.trial import Trial, run_trial
-from quantree.errors import ConfigError
+from quantree.errors import ConfigError, DataError
 from quantree.schema import Config, freeze
 
 Tell = Callable[[Literal["begin", "end"], Trial], None]
@@ -42,12 +42,16 @@ class Order(Config):
 def plan(loaded: Loaded, data_dir: Path | None = None) -> tuple[Trial, ...]:
     """The trials of a sweep: those that train come first, so that the last ones to run are short.
 
-    `ConfigError` if two of them would be the same, `DataError` if a data set is missing.
+    `ConfigError` if two of them would be the same, or if a data set or the kind of device is missing; `DataError` if
+    `data_dir` is no folder.
     """
-    execution = loaded.points[0].experiment.execution.resolved()
-    trials = [
-        _trial(point, seed, loaded.plugins, execution, data_dir) for point in loaded.points for seed in loaded.seeds
-    ]
+    first_point, root = loaded.points[0], data_root(data_dir)
+    try:
+        first_point.experiment.execution.check()
+    except ConfigError as error:
+        raise first_point.document.error(("execution", "device"), str(error)) from None
+    execution = first_point.experiment.execution.resolved()
+    trials = [_trial(point, seed, loaded.plugins, execution, root) for point in loaded.points for seed in loaded.seeds]
     known: dict[str, Trial] = {}
     for trial in trials:
         first = known.setdefault(trial.id, trial)
@@ -59,16 +63,18 @@ def plan(loaded: Loaded, data_dir: Path | None = None) -> tuple[Trial, ...]:
     return tuple(sorted(trials, key=lambda trial: -sum(stage.trains for stage in trial.stages)))
 
 
-def _trial(
-    point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: Execution, data_dir: Path | None
-) -> Trial:
+def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: Execution, root: Path) -> Trial:
     experiment = point.experiment
     data = experiment.data
+    try:
+        fingerprint = load(data.name, root).fingerprint
+    except DataError as error:
+        raise point.document.error(("data", "name"), str(error)) from None
     # A plug-in file with nothing but a quantizer in it may change without training the network anew.
     modules = {type(experiment.model).__module__, type(source_named(data.name)).__module__}
     baseline = Baseline(
         data=data,
-        fingerprint=load(data.name, data_dir).fingerprint,
+        fingerprint=fingerprint,
         model=experiment.model,
         training=experiment.baseline,
         seed=seed,

@@ -154,9 +154,14 @@ class Crew:
             for worker in workers
             if worker.trial is not None
         )
-        waiting = len(self.trials) - done
-        left = f"about {progress.seconds / done * waiting:.0f} s left; " if done and waiting else ""
-        progress.advance(done - progress.done, left + now)
+        progress.advance(done - progress.done, note(done, len(self.trials), progress.seconds, now))
+
+
+def note(done: int, total: int, seconds: float, now: str) -> str:
+    """Beside the count: how long the rest takes, as soon as more than one trial tells, and what runs now."""
+    if done == total:
+        return "done"
+    return f"about {seconds / done * (total - done):.0f} s left; {now}" if done > 1 else now
 
 
 def _ignore_interrupts() -> None:

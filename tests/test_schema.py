@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from quantree.errors import ConfigError, nearest
 from quantree.schema import (
@@ -32,6 +32,16 @@ class Outer(Config):
     inner: Inner = Inner()
     names: tuple[str, ...] = ()
     share: float | dict[str, float] | None = None
+    some: tuple[int, ...] = Field((1,), min_length=1)
+    pair: tuple[int, ...] = Field((1, 2), min_length=2)
+    even: int = 2
+
+    @field_validator("even")
+    @classmethod
+    def _is_even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError(f"{value} is odd")
+        return value
 
 
 def complaint(text: str) -> str:
@@ -157,7 +167,7 @@ def test_reading_a_file_that_is_not_there_or_not_text(tmp_path: Any) -> None:
     ("text", "told"),
     [
         ("k: 1\nnmaes: [a]", "c.yaml:2: nmaes: unknown key 'nmaes'; did you mean 'names'?"),
-        ("k: 1\nxyz: 3", "c.yaml:2: xyz: unknown key 'xyz'; known: inner, k, names, share"),
+        ("k: 1\nxyz: 3", "c.yaml:2: xyz: unknown key 'xyz'; known: even, inner, k, names, pair, share, some"),
         ("k: 1\ninner:\n\n  rat: 2", "c.yaml:4: inner.rat: unknown key 'rat'; did you mean 'rate'?"),
         ("# none\nnames: []", "c.yaml:1: k: field required"),
         ("k: true", "c.yaml:1: k: input should be a valid integer, not True"),
@@ -173,8 +183,11 @@ def test_reading_a_file_that_is_not_there_or_not_text(tmp_path: Any) -> None:
         ("k: 1\ninner: [1]", "c.yaml:2: inner: "),
         ("k: 1\nshare: x", "c.yaml:2: share: input should be a valid number, not 'x'"),
         ("k: 1\nshare:\n  a: 1\n  b: x", "c.yaml:4: share.b: input should be a valid number, not 'x'"),
-        ("- 1", "c.yaml:1: input should be a mapping"),
-        ("", "c.yaml: input should be a mapping"),
+        ("k: 1\npair: [1]", "c.yaml:2: pair: needs at least 2"),
+        ("k: 1\nsome: []", "c.yaml:2: some: needs at least one"),
+        ("k: 1\neven: 3", "c.yaml:2: even: 3 is odd, not 3"),
+        ("- 1", "c.yaml:1: input should be a mapping, not (1,)"),
+        ("", "c.yaml: input should be a mapping, not None"),
     ],
 )
 def test_errors_name_file_line_key_and_what_would_be_right(text: str, told: str) -> None:
@@ -229,6 +242,7 @@ def test_replaced_leaves_the_old_one_and_tells_what_came_from_elsewhere() -> Non
     new = old.replaced(("inner", "rate"), 2).replaced(("names", 0), ["x"]).replaced(("new", "deep"), 1)
     assert new.data == {"k": 4, "inner": {"rate": 2}, "names": (("x",), "b*"), "new": {"deep": 1}}
     assert old.data["inner"] == {"rate": 0.5}
+    assert new.where(("new",)) == "c.yaml (new set outside the file)"
     assert new.where(("inner", "rate")) == "c.yaml (inner.rate set outside the file)"
     assert new.where(("names", 1)) == "c.yaml:6"
     assert hash(new.data["names"]) is not None

@@ -25,9 +25,15 @@ CHUNK = 500  # examples between two reports of progress; also read at once
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
-    """The directory that holds all data sets: `data_dir`, else the environment's TFDS_DATA_DIR, else TFDS's default."""
+    """The directory that holds all data sets: `data_dir`, else the environment's TFDS_DATA_DIR, else TFDS's default.
+
+    It need not exist yet. `DataError` if there is something else at its place.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().absolute()
+    root = Path(chosen).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is a file; give a folder of data sets as --data-dir or TFDS_DATA_DIR")
+    return root
 
 
 def folder_of(source: Source, root: Path) -> Path:

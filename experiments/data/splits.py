@@ -46,6 +46,15 @@ class DataConfig(Config):
             raise ValueError("expected a share above 0 and below 1, or a number of examples, at least 1")
         return value
 
+    def held_out(self, examples: int) -> int:
+        """How many of a training split's examples validation gets. `DataError` if it would get all of them."""
+        count = self.validation if isinstance(self.validation, int) else max(1, round(self.validation * examples))
+        if count >= examples:
+            raise DataError(
+                f"{self.name}: validation of {count} leaves nothing of {examples} training examples to train on"
+            )
+        return count
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -84,10 +93,7 @@ def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) ->
     dataset = load(config.name, data_dir)
     inputs, targets = dataset.train
     size = len(inputs)
-    count = config.validation if isinstance(config.validation, int) else max(1, round(config.validation * size))
-    if count >= size:
-        raise DataError(f"{dataset.name}: validation of {count} leaves nothing of {size} training examples to train on")
-    kept, held = hold_out(size, count, seed, targets if config.stratified else None)
+    kept, held = hold_out(size, config.held_out(size), seed, targets if config.stratified else None)
     scaling = _standard(inputs, kept) if config.scale == "standard" else _unit(dataset)
 
     def fetched(rows: Iterable[Batch]) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 import yaml
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from quantree.errors import ConfigError, nearest
 
@@ -80,7 +80,9 @@ class Document:
     def replaced(self, location: Location, value: Any) -> "Document":
         """The same document with `value` at `location`; mappings on the way are made, tuples must be long enough."""
         lines = {place: line for place, line in self.lines.items() if place[: len(location)] != location}
-        lines[location] = 0
+        # Mappings that are made on the way were not written in the file, either.
+        made = [location[:end] for end in range(1, len(location)) if location[:end] not in lines]
+        lines.update(dict.fromkeys([*made, location], 0))
         return Document(_replaced(self.data, location, freeze(value), self, location), self.source, lines)
 
 
@@ -146,8 +148,18 @@ def tell(error: pydantic.ValidationError, document: Document) -> ConfigError:
     elif "key" in context and isinstance(_get(document.data, place), Mapping):
         place = (*place, context["key"])
     given = "" if "key" in context or first["type"] == "missing" else f", not {_shortened(first['input'])}"
-    reason = first["msg"].replace("valid tuple", "list").replace("valid dictionary", "mapping")
-    return document.error(place, reason[0].lower() + reason[1:] + given)
+    return document.error(place, f"{_plain(first)}{given}")
+
+
+def _plain(error: ErrorDetails) -> str:
+    """Pydantic's message in the words of someone who writes YAML."""
+    if error["type"] == "too_short":
+        least = error.get("ctx", {})["min_length"]
+        return f"needs at least {'one' if least == 1 else least}"
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+    reason = re.sub(r" or instance of \w+", "", reason)
+    return reason[:1].lower() + reason[1:]
 
 
 def _written(data: Any, location: Location) -> Location:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,47 @@ TYPOS = {
     ),
     "repeated seed": ("[0, 1]", "[0, 1, 0]", "5: seeds: seed 0 is given twice"),
     "missing plug-in": ("seeds:", "plugins: [mine.py]\nseeds:", "5: plugins[0]: can't read the plug-in file"),
+    "grid with a typo": (
+        "{grid: [2, 4]}",
+        "{gird: [2, 4]}",
+        "8: recipes.kmeans[0].k: unknown key 'gird'; did you mean {grid: [...]}?",
+    ),
+    "grid with a typo in place of a plug-in": (
+        "{kind: mlp, hidden: [8]}",
+        "{girds: [mlp, lenet5]}",
+        "3: model: unknown key 'girds'; did you mean {grid: [...]}?",
+    ),
+    "recipe without a stage": (
+        "recipes:",
+        "recipes:\n  none: []",
+        "7: recipes.none: a recipe is a list of stages, and has at least one",
+    ),
+    "no seed": ("[0, 1]", "[]", "5: seeds: needs at least one"),
+    "share above one": (
+        "name: digits}",
+        "name: digits, validation: 1.5}",
+        "2: data.validation: expected a share above 0 and below 1",
+    ),
+    "validation larger than the data": (
+        "name: digits}",
+        "name: digits, validation: 100000}",
+        "2: data.validation: digits: validation of 100000 leaves nothing of 1437 training examples",
+    ),
+    "unknown smoke key": (
+        "baseline.epochs: 1",
+        "basline.epochs: 1",
+        "15: basline: unknown key 'basline'; did you mean 'baseline'?",
+    ),
+    "unknown recipe in smoke": (
+        "recipes.pruned[0]",
+        "recipes.prund[0]",
+        "15: smoke.recipes.prund[0].density: there is",
+    ),
+    "smoke key with two dots": (
+        "baseline.epochs: 1",
+        "baseline..epochs: 1",
+        "15: smoke.baseline..epochs: expected a dotted key",
+    ),
     "not YAML": ("[0, 1]", "[0, 1", "6: not YAML"),
 }
 
@@ -131,6 +173,21 @@ def test_every_typo_is_told_with_file_line_key_and_the_nearest_name(typo: str, t
     assert told(tmp_path, GOOD.replace(old, new, 1)).startswith(f"c.yaml:{message}")
 
 
+def test_a_list_that_only_resembles_a_grid_is_not_blamed_for_another_error(tmp_path: Path) -> None:
+    text = GOOD.replace("  kmeans:", "  gird:").replace("epochs: 2", "epochs: two")
+    assert told(tmp_path, text).startswith("c.yaml:4: baseline.epochs: input should be a valid integer")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "---\n"])
+def test_an_empty_file_is_told_as_such(text: str, tmp_path: Path) -> None:
+    assert re.match(r"c\.yaml(:1)?: the file is empty", told(tmp_path, text))
+
+
+def test_overrides_do_not_meddle_with_the_check_of_the_smoke_variant(tmp_path: Path) -> None:
+    overrides = ["recipes={other: [{kind: kmeans, k: 4}]}", "baseline.epochs=9"]
+    assert len(load_experiment(written(tmp_path), overrides).points) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -139,6 +196,9 @@ def test_every_typo_is_told_with_file_line_key_and_the_nearest_name(typo: str, t
         ("recipes.kmean.0.k=3", "there is no recipe 'kmean'; did you mean 'kmeans'?"),
         ("recipes.kmeans.3.k=3", "3 is no index into a list of 1"),
         ("baseline.epochs", "expected dotted.key=value"),
+        ("baseline..epochs=3", "expected dotted.key=value"),
+        (".baseline.epochs=3", "expected dotted.key=value"),
+        ("recipes.kmeans[0.k=3", "expected dotted.key=value"),
         ("baseline.epochs=[1", "the value is not YAML"),
         ("baseline.epochs=x", "input should be a valid integer"),
     ],

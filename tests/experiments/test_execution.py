@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from experiments.execution import Execution
+from quantree.errors import ConfigError
 
 
 def test_auto_is_what_jax_is_told_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +30,12 @@ def test_programs_for_other_numbers_of_threads_are_kept_apart(monkeypatch: pytes
     assert one != two and one.parent == two.parent == tmp_path / "cache"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
     assert Execution(device="cpu").cache(tmp_path).parent == tmp_path / "mine"
+
+
+def test_a_kind_of_device_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Execution(device="cpu").check()
+    Execution().check()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(ConfigError, match=r"JAX finds no gpu here.*; `auto` takes what there is"):
+        Execution(device="gpu").check()

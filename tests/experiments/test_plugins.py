@@ -29,6 +29,9 @@ def test_a_file_that_was_changed_meanwhile_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_or_fails_is_told(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="can't read the plug-in file"):
         PluginFile.at(tmp_path / "none.py")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(PluginError, match=r"leaves\.py fails: it calls sys\.exit"):
+        PluginFile.at(tmp_path / "leaves.py").load()
     (tmp_path / "bad.py").write_text("import not_a_module\n")
     plugin = PluginFile.at(tmp_path / "bad.py")
     for _ in range(2):  # a failed import leaves nothing behind that would look loaded
