@@ -5,7 +5,7 @@ import pytest
 from experiments.config import load_experiment
 from experiments.sweep import Order, plan, spread
 from experiments.trial import Trial
-from quantree.errors import ConfigError
+from quantree.errors import ConfigError, DataError
 from quantree.schema import parse_yaml
 
 TINY = """\
@@ -98,3 +98,17 @@ def test_an_order_comes_through_json_unchanged(tmp_path: Path) -> None:
     again = Order.model_validate(parse_yaml(order.model_dump_json()).data)
     assert again == order
     assert [trial.id for trial in again.trials] == [trial.id for trial in order.trials]
+
+
+def test_what_is_not_here_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY.replace("digits", "mnist"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no TensorFlow that could download it
+    with pytest.raises(ConfigError, match=r"tiny\.yaml:2: data\.name: mnist is not prepared in .*empty") as caught:
+        plan(load_experiment(config), tmp_path / "empty")
+    assert "experiments.data prepare mnist" in str(caught.value)
+    with pytest.raises(DataError, match=r"^\S*tiny\.yaml is a file; give a folder"):
+        plan(load_experiment(config), config)
+    config.write_text(f"{TINY}execution: {{device: tpu}}\n")
+    with pytest.raises(ConfigError, match=r"tiny\.yaml:12: execution\.device: JAX finds no tpu here"):
+        plan(load_experiment(config))
