@@ -33,7 +33,7 @@ class Trial(Config):
     version: Literal[1] = Field(default=1, description="of this schema")
     experiment: str = Field(description="name of the sweep")
     method: str = Field(description="name of the recipe")
-    settings: dict[str, Any] = Field(description="what was written for this trial, without the seed; for tables")
+    settings: dict[str, Any] = Field(description="what was written for this trial: its stages, choices from grids")
     baseline: Baseline = Field(description="the network that is compressed; holds the seed")
     recipe: Recipe = Field(description="what is done to it")
     plugins: tuple[PluginFile, ...] = Field((), description="files that register plug-ins")
@@ -67,9 +67,24 @@ class Trial(Config):
             "model": self.baseline.model.name,
             "method": self.method,
             "seed": self.baseline.seed,
-            "settings": self.settings,
+            "settings": self._all_settings(),
             "metric_name": task.metric_name,
             "metric_direction": task.direction,
+        }
+
+    def _all_settings(self) -> dict[str, Any]:
+        """Whatever decides the numbers but the seed, so that equal settings mean: the same but for the seed.
+
+        Stages as they were written, the rest with defaults filled in. Digests are cut to 16 digits.
+        """
+        baseline = self.baseline.model_dump(mode="json", include={"data", "model", "training", "execution"})
+        return {
+            "stages": self.settings["stages"],
+            "data": {**baseline["data"], "fingerprint": self.baseline.fingerprint[:16]},
+            "model": baseline["model"],
+            "baseline": baseline["training"],
+            "execution": baseline["execution"],
+            "plugins": [plugin.sha256[:16] for plugin in self.plugins],
         }
 
 

@@ -8,23 +8,27 @@ never chosen.
 """
 
 import itertools
+import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from decimal import ROUND_HALF_UP, Decimal
+from typing import NamedTuple
 
+from experiments.report.labels import around, labels, models, varying
 from experiments.report.rows import Reading, Trial
-from quantree.schema import Location, dotted
 
 SAME = 1e-9  # two means over the same numbers may differ in the last bit; no metric counts examples this finely
 NEAR = 0.1  # share of the baseline's metric: settings that lose more are off the plot, unless most of them do
-FEW = 4  # settings that a label names although nothing varies
 
 
 class Panel(NamedTuple):
-    """What may be compared, and so shares a plot: one data set, one model, one metric."""
+    """What may be compared, and so shares a plot: one data set, one model, one metric.
+
+    model: the kind of network, and where a data set has several of that kind the settings in which they differ.
+    """
 
     dataset: str
     model: str
@@ -45,7 +49,7 @@ class Panel(NamedTuple):
         """A metric for people; nothing for NaN."""
         if math.isnan(value):
             return ""
-        return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
+        return f"{rounded(100 * value, 2)} %" if self.percent else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,11 @@ class Spread:
 class Setting:
     """All seeds of one (experiment, dataset, model, method, settings).
 
-    label: the settings in which the trials of this method differ, `k=16 density=0.1`. done, failed: the trials.
+    model: as in its panel. label: the settings in which the trials of this method differ, `k=16 density=0.1`, and
+    those outside of the method in which the panel's trials differ, `baseline.epochs=2`. done, failed: the trials.
     """
 
+    model: str
     label: str
     done: tuple[Trial, ...]
     failed: tuple[Trial, ...]
@@ -93,7 +99,7 @@ class Setting:
     def panel(self) -> Panel:
         """Where the setting is drawn."""
         first = self.first
-        return Panel(first.dataset, first.model, first.metric_name or "", first.metric_direction or "max")
+        return Panel(first.dataset, self.model, first.metric_name or "", first.metric_direction or "max")
 
     @property
     def loss(self) -> float:
@@ -136,14 +142,18 @@ class Summary:
 
 def summarize(reading: Reading) -> Summary:
     """Groups the trials by setting, over seeds, and marks front and choice."""
-    methods = defaultdict(list)
+    model = models(reading.trials)
+    panels, methods = defaultdict(list), defaultdict(list)
     for trial in reading.trials:
-        methods[trial.experiment, trial.dataset, trial.model, trial.method].append(trial)
+        panel = trial.dataset, model[trial.trial]
+        panels[panel].append(trial)
+        methods[panel, trial.experiment, trial.method].append(trial)
+    outside = {panel: varying([around(trial) for trial in trials]) for panel, trials in panels.items()}
     settings = []
-    for trials in methods.values():
-        labels = _labels(trials)
+    for (panel, _, _), trials in methods.items():
+        label = labels(trials, outside[panel])
         for text, group in itertools.groupby(trials, key=lambda trial: trial.settings_text):
-            settings.append(_setting(labels[text], list(group)))
+            settings.append(_setting(panel[1], label[text], list(group)))
     front, chosen = _front(settings), _chosen(settings)
     marked = (replace(s, pareto=i in front, chosen=i in chosen) for i, s in enumerate(settings))
     return Summary(tuple(marked), reading.trials, reading.problems)
@@ -164,12 +174,15 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def baselines(settings: Iterable[Setting]) -> list[float]:
-    """The baselines that the settings are held against, one number per experiment: the mean over its seeds."""
-    found: dict[str, dict[int, float]] = {}
-    for setting in settings:
-        for trial in setting.done:
-            if trial.baseline_metric is not None:
-                found.setdefault(trial.experiment, {})[trial.seed] = trial.baseline_metric
+    """The baselines that the settings are held against, one number each: the mean over its seeds.
+
+    A baseline is what an experiment trained with the same data, model and settings of the training.
+    """
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for trial in itertools.chain.from_iterable(setting.done for setting in settings):
+        if trial.baseline_metric is not None:
+            key = trial.experiment, json.dumps(around(trial), sort_keys=True)
+            found.setdefault(key, {})[trial.seed] = trial.baseline_metric
     return sorted({statistics.fmean(by_seed.values()) for by_seed in found.values()})
 
 
@@ -192,7 +205,12 @@ def ledger_by_kind(trials: Iterable[Trial]) -> dict[str, float]:
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _setting(label: str, trials: list[Trial]) -> Setting:
+def rounded(value: float, digits: int = 0) -> str:
+    """With so many decimals and thousands apart; halves go up, as on the page (JavaScript's `toFixed`)."""
+    return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):,}"
+
+
+def _setting(model: str, label: str, trials: list[Trial]) -> Setting:
     done = tuple(trial for trial in trials if trial.done)
     failed = tuple(trial for trial in trials if not trial.done)
 
@@ -200,6 +218,7 @@ def _setting(label: str, trials: list[Trial]) -> Setting:
         return Spread.of([getattr(trial, name) for trial in done])
 
     return Setting(
+        model,
         label,
         done,
         failed,
@@ -233,29 +252,3 @@ def _chosen(settings: list[Setting]) -> set[int]:
             key = (setting.panel, setting.first.method)
             best[key] = max(best.get(key, (-math.inf, 0.0, 0)), (setting.ratio.mean, validation, -i))
     return {-minus_i for _, _, minus_i in best.values()}
-
-
-def _labels(trials: list[Trial]) -> dict[str, str]:
-    """Settings as JSON -> what is particular about them among the settings of one method."""
-    flat = {trial.settings_text: _flatten(trial.settings) for trial in trials}
-    names = list(dict.fromkeys(name for values in flat.values() for name in values))
-    varying = [name for name in names if len({repr(values.get(name)) for values in flat.values()}) > 1]
-    if not varying and len(names) <= FEW:
-        varying = names
-    short = [name.rpartition(".")[2] for name in varying]
-    shown = {n: s if short.count(s) == 1 else n for n, s in zip(varying, short, strict=True)}
-    return {
-        text: " ".join(f"{shown[name]}={_plain(values[name])}" for name in varying if name in values)
-        for text, values in flat.items()
-    }
-
-
-def _flatten(value: Any, location: Location = ()) -> dict[str, Any]:
-    if isinstance(value, dict | list) and value:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {name: leaf for key, item in items for name, leaf in _flatten(item, (*location, key)).items()}
-    return {dotted(location): value} if location else {}
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

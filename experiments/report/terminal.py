@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report.summary import Panel, Setting, Spread, Summary, baselines, ledger_by_kind
+from experiments.report.summary import Panel, Setting, Spread, Summary, baselines, ledger_by_kind, rounded
 
 PLAIN_WIDTH = 240  # columns of a pipe or a file: lines are not folded there
 NOTE = (
@@ -42,10 +42,10 @@ def show(summary: Summary, console: Console | None = None) -> None:
 def warn_larger(setting: Setting) -> str:
     """A ratio below 1 is told as it is, with what fills the file."""
     first = setting.first
-    kinds = ", ".join(f"{kind} {size:,.0f}" for kind, size in ledger_by_kind(setting.done).items())
-    name = f"{first.dataset}, {first.model}, {first.method} {setting.label}".rstrip()
+    kinds = ", ".join(f"{kind} {rounded(size)}" for kind, size in ledger_by_kind(setting.done).items())
+    name = f"{first.dataset}, {setting.model}, {first.method} {setting.label}".rstrip()
     ledger = f"; bytes by kind: {kinds}" if kinds else ""
-    return f"{name}: ratio {setting.ratio.mean:.2f}: the file is larger than the uncompressed model{ledger}"
+    return f"{name}: ratio {rounded(setting.ratio.mean, 2)}: the file is larger than the uncompressed model{ledger}"
 
 
 def _table(panel: Panel, settings: list[Setting], plain: bool) -> Table:
@@ -67,8 +67,8 @@ def _table(panel: Panel, settings: list[Setting], plain: bool) -> Table:
             f"{len(setting.done)}" + (f" ({len(setting.failed)} failed)" if setting.failed else ""),
             _spread(panel, setting.metric),
             _spread(panel, setting.validation_metric),
-            f"{setting.ratio.mean:.2f}",
-            f"{setting.file_bytes.mean:,.0f}",
+            rounded(setting.ratio.mean, 2),
+            rounded(setting.file_bytes.mean),
             " ".join(marks),
         )
         table.add_row(*(_text(cell) for cell in cells), style="bold" if setting.chosen else None)

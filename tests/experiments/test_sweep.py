@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,31 @@ def test_the_id_knows_what_decides_the_numbers_and_nothing_else(tmp_path: Path) 
         assert not set(changed.values()) & set(base.values()), override
     changed = ids(planned(tmp_path / "a", "recipes.one.0.k=5"))
     assert changed["two"] == base["two"] and changed["one"] != base["one"]
+
+
+def test_equal_settings_in_a_row_mean_the_same_trial_but_for_the_seed(tmp_path: Path) -> None:
+    def settings(*overrides: str) -> str:
+        (row,) = [trial.labels() for trial in planned(tmp_path / "a", *overrides) if trial.method == "one"]
+        return json.dumps(row["settings"], sort_keys=True)
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.py").write_text(PLUGIN % {"n": 4})
+    assert settings("seeds=[1]") == settings("name=renamed") == settings()
+    changes = (
+        "baseline.epochs=2",
+        "model.hidden=[9]",
+        "data.validation=0.3",
+        "execution.threads=2",
+        "recipes.one.0.k=5",
+        "plugins=[mine.py]",
+    )
+    assert len({settings(), *map(settings, changes)}) == 1 + len(changes)
+
+
+def test_settings_are_told_and_do_not_decide_the_id(tmp_path: Path) -> None:
+    for trial in planned(tmp_path):
+        fields = {name: getattr(trial, name) for name in Trial.model_fields}
+        assert Trial(**{**fields, "settings": {"stages": ()}}).id == trial.id
 
 
 def test_the_source_of_a_plug_in_is_part_of_the_id_and_of_a_baseline_that_uses_it(tmp_path: Path) -> None:

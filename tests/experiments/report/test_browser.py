@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from experiments.report import write_report
+from experiments.report import show, write_report
 
 FLAGS = [
     "--headless",
@@ -203,6 +203,21 @@ def test_marks_are_in_table_and_plot(page):
     marks = column(page, "marks")
     assert any("front" in mark for mark in marks) and any("chosen" in mark for mark in marks)
     assert page.locator(".chart .annotation-text").first.text_content().startswith("baseline")
+
+
+def test_page_and_terminal_round_alike_and_networks_are_apart(browser, tmp_path, row, store, capsys):
+    def settings(hidden: int) -> dict:
+        return {"stages": [{"k": 4}], "model": {"kind": "mlp", "hidden": [hidden]}}
+
+    rows = [row(seed=seed, file_bytes=4_000 + seed, settings=settings(4)) for seed in (0, 1)]
+    show(write_report([store(tmp_path, [*rows, row(settings=settings(8))])]))
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    expect(page.locator(".card h3")).to_have_text(["digits · small hidden=[4]", "digits · small hidden=[8]"])
+    assert sorted(column(page, "model")) == ["small hidden=[4]", "small hidden=[8]"]
+    assert sorted(column(page, "bytes")) == ["4,000", "4,001"]
+    assert "4,001" in capsys.readouterr().out
+    page.close()
 
 
 def test_dark_and_narrow(browser, address):

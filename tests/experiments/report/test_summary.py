@@ -1,6 +1,7 @@
 import json
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.report.rows import Reading, Trial
-from experiments.report.summary import Summary, pareto, reach, summarize
+from experiments.report.summary import Summary, baselines, pareto, reach, rounded, summarize
 
 
 def summary_of(rows: list[dict]) -> Summary:
@@ -108,6 +109,72 @@ def test_labels_name_what_differs(row):
     alike = [row(settings={"a": {"k": a}, "b": {"k": 1 - a}}, k=a) for a in (0, 1)]
     assert [setting.label for setting in summary_of(alike).settings] == ["a.k=0 b.k=1", "a.k=1 b.k=0"]
     assert summary_of([row(settings={"k": 4})]).settings[0].label == "k=4"
+
+
+def full(k: int = 4, hidden: tuple[int, ...] = (8,), epochs: int = 1, validation: float = 0.1) -> dict:
+    """Settings as trials write them."""
+    return {
+        "stages": [{"kind": "finetune", "epochs": 1}, {"kind": "kmeans", "k": k}],
+        "data": {"name": "digits", "validation": validation, "fingerprint": "0123"},
+        "model": {"kind": "mlp", "hidden": list(hidden), "activation": "relu"},
+        "baseline": {"epochs": epochs, "learning_rate": 0.01},
+        "execution": {"device": "cpu", "threads": 1},
+        "plugins": [],
+    }
+
+
+def test_other_data_and_baselines_are_not_other_seeds_and_are_told_where_they_differ(row):
+    rows = [row(k=4, settings=full(4)), row(k=8, settings=full(8))]
+    assert sorted(setting.label for setting in summary_of(rows).settings) == ["k=4", "k=8"]
+    changes = {"baseline.epochs=2": partial(full, epochs=2), "data.validation=0.2": partial(full, validation=0.2)}
+    for told, changed in changes.items():
+        others = [row("other", settings=changed(k), baseline_metric=0.8, metric=0.7) for k in (4, 8)]
+        summary = summary_of([*rows, *others, row(seed=1, settings=changed(4), baseline_metric=0.8)])
+        assert len(summary.settings) == 5 and all(len(setting.done) == 1 for setting in summary.settings)
+        assert {setting.label for setting in summary.settings if setting.first.method == "other"} == {
+            f"k=4 {told}",
+            f"k=8 {told}",
+        }
+        assert len(summary.drawn) == 1 and baselines(summary.settings) == [0.8, 0.95]
+
+
+def test_networks_of_one_kind_with_other_settings_share_nothing(row):
+    def network(hidden: tuple[int, ...], **given) -> list[dict]:
+        return [row(k=k, settings=full(k, hidden), model="mlp", file_bytes=100 * k, **given) for k in (4, 8)]
+
+    rows = [*network((64, 32)), *network((4,), metric=0.5, baseline_metric=0.6, validation_metric=0.97)]
+    summary = summary_of(rows)
+    assert {panel.model: baselines(settings) for panel, settings in summary.drawn.items()} == {
+        "mlp hidden=[64,32]": [0.95],
+        "mlp hidden=[4]": [0.6],
+    }
+    for settings in summary.drawn.values():
+        assert sorted(setting.label for setting in settings) == ["k=4", "k=8"]
+        assert [s.first.settings["stages"][1]["k"] for s in settings if s.chosen] == [4]  # pyright: ignore
+        assert any(s.pareto for s in settings)
+    assert {panel.model for panel in summary_of(network((4,))).drawn} == {"mlp"}
+    elsewhere = network((64, 32), dataset="mnist")
+    assert {panel.model for panel in summary_of([*network((4,)), *elsewhere]).drawn} == {"mlp"}
+
+
+def test_rows_of_earlier_versions_stay_apart_from_complete_ones(row):
+    old = row(settings={"stages": full()["stages"]}, model="mlp")
+    assert [panel.model for panel in summary_of([old]).drawn] == ["mlp"]
+    summary = summary_of([old, row(seed=1, settings=full(), model="mlp")])
+    assert [panel.model for panel in summary.drawn] == ["mlp", "mlp (settings unknown)"]
+    partly = [
+        row(settings={"model.hidden": [h], "stages": full()["stages"]}, model="mlp", baseline_metric=b)
+        for h, b in ((4, 0.9), (8, 0.8))
+    ]
+    assert [panel.model for panel in summary_of(partly).drawn] == ["mlp hidden=[4]", "mlp hidden=[8]"]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(2.5, 0, "3"), (1234.5, 0, "1,235"), (1234.4, 0, "1,234"), (3.125, 2, "3.13"), (1.005, 2, "1.00"), (0.5, 0, "1")],
+)
+def test_numbers_are_rounded_as_javascript_does(value, digits, text):
+    assert rounded(value, digits) == text
 
 
 def test_a_few_ruined_settings_do_not_set_the_scale(row):
