@@ -27,11 +27,11 @@ def _known(coder: str) -> str:
     return coder
 
 
-CoderName = Annotated[
-    str,
-    AfterValidator(_known),
-    Field(json_schema_extra=lambda schema: schema.update(enum=sorted(registered("coder")))),
-]
+def _list_known(schema: dict[str, Any]) -> None:
+    schema["enum"] = sorted(registered("coder"))
+
+
+CoderName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_known)]
 
 
 @register("quantize")
