@@ -7,6 +7,7 @@ input.
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -146,6 +147,8 @@ def work(trials: Sequence[Trial], store: Store, data_dir: Path | None = None, te
 
 def main() -> None:
     """The life of a worker process."""
+    # Control-C goes to the whole group of processes, but it is for the parent to decide what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Standard output belongs to the reports; whatever a library or a plug-in prints goes where errors go.
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

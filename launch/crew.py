@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -46,8 +45,6 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
-                # Control-C goes to the whole group of processes, but it is for the parent to decide what it means.
-                preexec_fn=_ignore_interrupts,
             )
         with contextlib.suppress(BrokenPipeError):  # it has died already, which is noticed like any other death
             _pipe(self.process.stdin).write(f"{order}\n".encode())
@@ -162,10 +159,6 @@ def note(done: int, total: int, seconds: float, now: str) -> str:
     if done == total:
         return "done"
     return f"about {seconds / done * (total - done):.0f} s left; {now}" if done > 1 else now
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -211,6 +211,15 @@ def test_failing_trials_and_dying_workers_are_rows_and_the_exit_status(config: P
     assert rows["kills"]["error"] == "worker died with signal 9"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts its background jobs, perhaps this test run, with interrupts ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_stops_everybody_and_tells_how_to_go_on(config: Path, tmp_path: Path) -> None:
     sweep = start(config, tmp_path)
     while len(workers := children(sweep.pid)) < 2:
