@@ -9,7 +9,7 @@ from pydantic import Field
 
 from quantree import registry
 from quantree.errors import ConfigError, PluginError
-from quantree.quantizers import Grouping, KMeans, Learner
+from quantree.quantizers import Grouping, KMeans, Learner, WholeNet
 from quantree.recipe import Recipe
 from quantree.registry import Choice, Plugin, register
 from quantree.schema import Config, validate
@@ -50,7 +50,7 @@ def test_a_name_is_taken_once() -> None:
     with registry.temporarily():
 
         @register("mine")
-        class Mine(Learner):
+        class Mine(KMeans):
             pass
 
         assert Learner.named("mine") is Mine
@@ -58,7 +58,7 @@ def test_a_name_is_taken_once() -> None:
             register("mine")(Mine)
         with pytest.raises(PluginError, match=r"learner 'kmeans' is already registered"):
             register("kmeans")(Mine)
-        register("mine")(type("Other", (Grouping,), {"__module__": __name__}))  # another family, another name space
+        register("mine")(type("Other", (WholeNet,), {"__module__": __name__}))  # another family, another name space
     with pytest.raises(PluginError, match="no learner is called 'mine'"):
         Learner.named("mine")
 
@@ -99,7 +99,7 @@ class _Point:
         if self.broken:
             raise ImportError("no module named 'elsewhere'")
         if self.name not in registry.registered("grouping"):  # asking for others while being loaded is fine
-            register(self.name)(type("Installed", (Grouping,), {"__module__": __name__}))
+            register(self.name)(type("Installed", (WholeNet,), {"__module__": __name__}))
 
 
 def test_installed_plug_ins_are_found_and_a_broken_one_is_an_error_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +175,11 @@ def test_the_schema_of_a_recipe_lists_every_plug_in_and_agrees_with_validation()
 def test_pydantics_own_schema_is_valid_too() -> None:
     schema = Recipe.model_json_schema()
     jsonschema.Draft202012Validator(schema).validate({"stages": ["cast", {"kind": "prune", "density": 0.5}]})
+
+
+def test_a_plugin_that_lacks_a_method_of_its_family_is_not_registered() -> None:
+    class Half(Learner):
+        k: int = 1
+
+    with pytest.raises(PluginError, match=r"learner .half.: .*Half lacks learn"):
+        register("half")(Half)

@@ -1,5 +1,7 @@
 """The family of plug-ins that this folder holds one file each of: networks with fresh weights."""
 
+from abc import abstractmethod
+
 import jax
 from flax import nnx
 
@@ -11,12 +13,12 @@ from quantree.registry import Plugin
 class Network(Plugin, family="network"):
     """An architecture. Its fields are its settings; data decide the ends."""
 
+    @abstractmethod
     def build(self, rngs: nnx.Rngs, shape: tuple[int, ...], classes: int) -> nnx.Module:
         """A module with fresh weights: inputs float32 [n, *shape] -> logits float32 [n, classes].
 
         `ConfigError` if the network can't take inputs of this shape.
         """
-        raise NotImplementedError
 
     def model(self, seed: int, shape: tuple[int, ...], classes: int) -> Model:
         """The network as the library knows it, with weights that `seed` fixes."""

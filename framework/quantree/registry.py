@@ -157,12 +157,18 @@ def declare(family: str, base: type[Any]) -> None:
 
 
 def register(name: str) -> Callable[[P], P]:
-    """Class decorator that adds a plug-in to its family. `PluginError` if the name is taken or there is no family."""
+    """Class decorator that adds a plug-in to its family.
+
+    `PluginError` if the name is taken, there is no family, or a method of the family is not there.
+    """
 
     def add(plugin: P) -> P:
         family = getattr(plugin, "family", None)
         if family is None:
             raise PluginError(f"{plugin.__name__} belongs to no family; subclass one of {', '.join(_families)}")
+        missing = sorted(getattr(plugin, "__abstractmethods__", ()))
+        if missing:
+            raise PluginError(f"{family} {name!r}: {plugin.__qualname__} lacks {', '.join(missing)}")
         taken = _registry[family].get(name)
         if taken is not None:
             raise PluginError(f"{family} {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")

@@ -1,6 +1,7 @@
 """How a tensor is cut into the vectors that get one code each."""
 
 import math
+from abc import abstractmethod
 from typing import Literal
 
 import jax
@@ -13,25 +14,25 @@ from quantree.registry import Plugin, register
 class Blocking(Plugin, family="blocking"):
     """Cuts a leaf into `segments` sets of n vectors of length d, and puts it together again. Pure and jit-able."""
 
+    @abstractmethod
     def segments(self, shape: tuple[int, ...]) -> int:
         """How many codebooks a leaf of this shape has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def count(self, shape: tuple[int, ...]) -> int:
         """n, how many vectors each segment has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def width(self, shape: tuple[int, ...]) -> int:
         """d, the length of one vector."""
-        raise NotImplementedError
 
+    @abstractmethod
     def split(self, leaf: jax.Array) -> jax.Array:
         """The leaf as blocks, [segments, n, d]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def join(self, blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The inverse of `split`."""
-        raise NotImplementedError
 
 
 @register("scalar")
