@@ -57,7 +57,11 @@ class Images(Source):
 
     def examples(self, raw: Path | None) -> dict[str, Sequence[Example]]:
         """See `Source.examples`."""
-        return {split: _Encoded(*arrays) for split, arrays in self.read(raw).items()}
+        return {split: self.encoded(*arrays) for split, arrays in self.read(raw).items()}
+
+    def encoded(self, images: np.ndarray, labels: np.ndarray) -> Sequence[Example]:
+        """Examples with the features `image` and `label`."""
+        return _Encoded(images, labels)
 
     def arrays(self, examples: Iterable[Example]) -> Split:
         """See `Source.arrays`."""

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from experiments.data.augment import Augment, Augmentation
 from experiments.data.dataset import Dataset, load, source_named
 from experiments.data.hold_out import hold_out
 from quantree.errors import DataError, PluginError
@@ -15,8 +16,15 @@ from quantree.schema import Config
 from quantree.task import Batch, Data, batches
 
 
+class Normal(Config):
+    """Fixed numbers to scale by, one per channel, in the scale of inputs from 0 to 1."""
+
+    mean: tuple[float, ...] = Field(min_length=1, description="subtracted, per channel; inputs run from 0 to 1")
+    deviation: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="divided by, per channel")
+
+
 class DataConfig(Config):
-    """Which data set, how much of its training split is held out, how its inputs are scaled."""
+    """Which data set, how much of its training split is held out, how its inputs are scaled and varied."""
 
     name: str = Field(default="digits", description="data set; `python -m experiments.data list` shows the known ones")
     validation: int | float = Field(
@@ -24,11 +32,12 @@ class DataConfig(Config):
         description="cut from train for validation: a share between 0 and 1, or a number of examples",
     )
     stratified: bool = Field(default=True, description="whether every class gives the same share to validation")
-    scale: Literal["unit", "standard"] = Field(
+    scale: Literal["unit", "standard", "raw"] | Normal = Field(
         default="unit",
         description="of inputs; unit: from 0 to 1, at the largest possible value; standard: mean 0 and deviation 1 per "
-        "channel, measured on the examples that are trained on",
+        "channel, measured on the examples that are trained on; raw: as stored; or a fixed mean and deviation",
     )
+    augment: Augment | None = Field(default=None, description="random crops and flips of training images")
 
     @field_validator("name")
     @classmethod
@@ -63,6 +72,11 @@ class Scaling:
     mean: np.ndarray | np.float32
     deviation: np.ndarray | np.float32
 
+    @property
+    def black(self) -> tuple[float, ...]:
+        """What a stored 0 becomes, per channel or for all."""
+        return tuple(float(each) for each in np.atleast_1d((0 - self.mean) / self.deviation))
+
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs uint8 [n, ..., c] -> float32 [n, ..., c]."""
         return (inputs.astype(np.float32) - self.mean) / self.deviation
@@ -94,7 +108,9 @@ def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) ->
     inputs, targets = dataset.train
     size = len(inputs)
     kept, held = hold_out(size, config.held_out(size), seed, targets if config.stratified else None)
-    scaling = _standard(inputs, kept) if config.scale == "standard" else _unit(dataset)
+    scaling = _scaling(config, dataset, kept)
+    if config.augment is not None and len(dataset.shape) != 3:
+        raise DataError(f"{config.name}: only images [height, width, channels] can be augmented, not {dataset.shape}")
 
     def fetched(rows: Iterable[Batch]) -> Iterator[Batch]:
         for chosen, _ in rows:
@@ -107,6 +123,7 @@ def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) ->
         validation=lambda batch_size: fetched(rows.validation(batch_size)),
         task=dataset.task,
         examples=len(kept),
+        augment=None if config.augment is None else Augmentation(config.augment, scaling.black),
     )
 
     def test(batch_size: int) -> Iterator[Batch]:
@@ -116,8 +133,17 @@ def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) ->
     return Splits(dataset, data, test, scaling, kept, held)
 
 
-def _unit(dataset: Dataset) -> Scaling:
-    return Scaling(np.float32(0), np.float32(dataset.source.highest))
+def _scaling(config: DataConfig, dataset: Dataset, rows: np.ndarray) -> Scaling:
+    highest = np.float32(dataset.source.highest)
+    if isinstance(config.scale, Normal):
+        mean, deviation = (np.array(each, np.float32) * highest for each in (config.scale.mean, config.scale.deviation))
+        for name, numbers in (("mean", mean), ("deviation", deviation)):
+            if len(numbers) not in (1, dataset.shape[-1]):
+                raise DataError(f"{config.name}: `{name}` has {len(numbers)} numbers for {dataset.shape[-1]} channels")
+        return Scaling(mean, deviation)
+    if config.scale == "standard":
+        return _standard(dataset.train[0], rows)
+    return Scaling(np.float32(0), highest if config.scale == "unit" else np.float32(1))
 
 
 def _standard(inputs: np.ndarray, rows: np.ndarray) -> Scaling:

@@ -2,6 +2,9 @@
 
 from experiments.zoo.lenet import LeNet5, LeNet300
 from experiments.zoo.mlp import MLP
+from experiments.zoo.module import Outside
 from experiments.zoo.network import Network
+from experiments.zoo.resnet import CifarResNet, ResNet8
+from experiments.zoo.vgg import Vgg
 
-__all__ = ["MLP", "LeNet5", "LeNet300", "Network"]
+__all__ = ["MLP", "CifarResNet", "LeNet5", "LeNet300", "Network", "Outside", "ResNet8", "Vgg"]

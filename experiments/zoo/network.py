@@ -3,9 +3,11 @@
 from abc import abstractmethod
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
+from flax import linen, nnx
 
 from quantree.errors import ConfigError
+from quantree.linen import from_linen, init
 from quantree.model import Model, from_nnx
 from quantree.registry import Plugin
 
@@ -14,15 +16,24 @@ class Network(Plugin, family="network"):
     """An architecture. Its fields are its settings; data decide the ends."""
 
     @abstractmethod
-    def build(self, rngs: nnx.Rngs, shape: tuple[int, ...], classes: int) -> nnx.Module:
-        """A module with fresh weights: inputs float32 [n, *shape] -> logits float32 [n, classes].
+    def build(self, rngs: nnx.Rngs, shape: tuple[int, ...], classes: int) -> nnx.Module | linen.Module:
+        """A module: inputs float32 [n, *shape] -> logits float32 [n, classes].
 
-        `ConfigError` if the network can't take inputs of this shape.
+        One of nnx has fresh weights; one of Linen gets them from its `init`. `ConfigError` if the network can't take
+        inputs of this shape.
         """
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Names of the Python modules whose source defines the network; plug-in files among them name its trials."""
+        return frozenset({type(self).__module__})
 
     def model(self, seed: int, shape: tuple[int, ...], classes: int) -> Model:
         """The network as the library knows it, with weights that `seed` fixes."""
-        return from_nnx(self.build(nnx.Rngs(seed), shape, classes))
+        module = self.build(nnx.Rngs(seed), shape, classes)
+        if isinstance(module, nnx.Module):
+            return from_nnx(module)
+        return from_linen(module, init(module, jax.random.key(seed), jnp.zeros((1, *shape), jnp.float32)))
 
     def abstract(self, shape: tuple[int, ...], classes: int) -> Model:
         """The same with shapes and dtypes in place of arrays, and no apply: costs no memory and no device."""

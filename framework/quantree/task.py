@@ -4,9 +4,11 @@ A batch is a pair (inputs [n, ...], targets [n, ...]). Everything is addressed b
 was cut off can be taken up again at the same batch.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from quantree.errors import DataError
 from quantree.registry import Plugin, register
 
 Batch = tuple[Any, Any]
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+T = TypeVar("T")
 
 
 class Task(Plugin, family="task"):
@@ -65,13 +69,16 @@ class Data:
 
     train: `(seed, epoch, batch_size)` -> one epoch of equally sized batches, in an order fixed by seed and epoch.
     validation: `(batch_size,)` -> every example once, in a fixed order; the last batch may be short.
-    examples: number of training examples; None: found out by running through an epoch once.
+    examples: number of training examples; None: found out by running through an epoch once. augment: `(key, inputs)`
+    -> inputs of the same shape, drawn at random; runs under jit inside the training step and nowhere else, so that
+    `train` gives the examples as they are. Equal augmentations must be equal and hashable.
     """
 
     train: Callable[[int, int, int], Iterable[Batch]]
     validation: Callable[[int], Iterable[Batch]]
     task: Task
     examples: int | None = None
+    augment: Augment | None = None
 
     @classmethod
     def from_arrays(cls, train: Batch, validation: Batch, task: Task) -> "Data":
@@ -104,6 +111,16 @@ def batches(split: Batch, batch_size: int) -> Iterator[Batch]:
     inputs, targets = split
     for start in range(0, len(inputs), batch_size):
         yield inputs[start : start + batch_size], targets[start : start + batch_size]
+
+
+def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items in the same order, of which a thread prepares up to `depth` while the last one is in use."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, source, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, source, end))
+            yield item  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)

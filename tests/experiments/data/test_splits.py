@@ -89,7 +89,7 @@ def test_validation_must_leave_something_to_train_on(digits_dir):
         ("validation: 1.0", "f.yaml:2: validation: .*a share above 0 and below 1, or a number of examples"),
         ("validation: 0", "f.yaml:2: validation: .*at least 1"),
         ("validation: ten", "f.yaml:2: validation"),
-        ("scale: none", "f.yaml:2: scale: .*'unit' or 'standard'"),
+        ("scale: none", "f.yaml:2: scale: .*'unit', 'standard' or 'raw'"),
         ("stratified: 1", "f.yaml:2: stratified: .*boolean"),
     ],
 )

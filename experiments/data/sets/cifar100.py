@@ -1,0 +1,37 @@
+"""CIFAR-100 (Krizhevsky 2009): photographs of a hundred kinds of things, in twenty groups."""
+
+from typing import ClassVar
+
+from experiments.data.sets.cifar10 import Cifar10
+from quantree.registry import register
+
+FINE = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+COARSE = (
+    "aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices "
+    "household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes "
+    "large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees "
+    "vehicles_1 vehicles_2"
+)
+
+
+@register("cifar100")
+class Cifar100(Cifar10):
+    """Inputs uint8 [n, 32, 32, 3]; targets are the fine labels."""
+
+    classes = tuple(FINE.split())
+    raw = "{train,test}.bin, the binary version"
+    folder: ClassVar[str] = "cifar-100-binary"
+    files: ClassVar[dict[str, tuple[str, ...]]] = {"train": ("train.bin",), "test": ("test.bin",)}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """See `Cifar10.names`."""
+        return {"coarse_label": tuple(COARSE.split()), "label": self.classes}
