@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import quantree as qt
-from quantree.errors import LeafError
+from quantree.errors import LeafError, QuantreeError
 from quantree.model import DEEPEST, Model, flatten, from_nnx, from_params, to_nnx, unflatten
 from tests.nets import Mlp, Normed
 
@@ -207,3 +208,53 @@ def test_so_is_a_tree_that_is_too_deep() -> None:
 def test_arrays_of_another_byte_order_are_converted() -> None:
     params = from_params({"w": np.arange(3, dtype=">f4")}).params
     np.testing.assert_array_equal(params["w"], np.arange(3, dtype=np.float32))
+
+
+# --- Networks that users bring --------------------------------------------------------------------------------------
+
+
+class Brought(nnx.Module):
+    """A layer that stands in two places, a tied kernel, statistics, dropout told by an argument, 16-bit weights."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Linear(64, 64, param_dtype=jnp.bfloat16, dtype=jnp.float32, rngs=rngs)
+        self.again = self.first
+        self.embed = nnx.Embed(10, 64, rngs=rngs)
+        self.norm = nnx.BatchNorm(64, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        x = self.again(nnx.relu(self.norm(self.first(x), use_running_average=deterministic)))
+        self.hidden = nnx.Intermediate(x)
+        return self.embed.attend(self.dropout(x, deterministic=deterministic))
+
+
+@pytest.mark.filterwarnings("ignore:.*is larger than the dense model")
+def test_a_network_that_a_user_brings_comes_back_to_the_bit(tmp_path: Path) -> None:
+    module, inputs = Brought(nnx.Rngs(0)), jnp.asarray(INPUTS)
+    module(inputs, deterministic=False)  # statistics have moved, and a by-product is left behind
+    model = from_nnx(module)
+    assert list(flatten(model.params)) == ["again/bias", "again/kernel", "embed/embedding", "norm/bias", "norm/scale"]
+    assert list(flatten(model.state)) == ["norm/mean", "norm/var"]
+    assert model.dense_bytes == 2 * (64 * 64 + 64) + 4 * (640 + 4 * 64)
+    qt.save(tmp_path / "n.qtree", qt.Compressed.from_model(model))
+    back = qt.load(tmp_path / "n.qtree").to_nnx(module)
+    assert isinstance(back, Brought) and back.first is back.again
+    wanted = module(inputs, deterministic=True)
+    np.testing.assert_array_equal(back(inputs, deterministic=True), wanted)
+    assert back.first.kernel.dtype == jnp.bfloat16
+    assert model.apply is not None
+    np.testing.assert_array_equal(model.apply(model.params, model.state, inputs)[0], wanted)
+    trained, state = model.apply(model.params, model.state, inputs, train=True, key=jax.random.key(0))
+    assert not np.array_equal(trained, wanted)
+    assert not np.array_equal(state["norm"]["mean"], model.state["norm"]["mean"])
+    assert isinstance(module.hidden, nnx.Intermediate), "the module is left as it is"
+
+
+def test_a_call_that_wants_more_than_inputs_is_refused_at_once() -> None:
+    class Wants(nnx.Module):
+        def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+            return x * mask
+
+    with pytest.raises(QuantreeError, match=r"Wants\.__call__ wants 'mask', and quantree gives only the inputs"):
+        from_nnx(Wants())

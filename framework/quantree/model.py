@@ -1,10 +1,11 @@
-"""Adapters: what a Flax module or a bare pytree of arrays is to quantree.
+"""Adapters: what a `flax.nnx` module or a bare pytree of arrays is to quantree.
 
 The core knows a network as two nested dicts of arrays, `params` (trained) and `state` (stored but not trained, such as
-batch-norm statistics), and one pure function. Only this file knows Flax's classes.
+batch-norm statistics), and one pure function. Only this file and `linen.py` know Flax's classes.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from quantree.errors import LeafError
+from quantree.errors import LeafError, QuantreeError
 
 DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
 Flat = dict[str, Any]
+# What modules call the argument that tells training from use -> its value while training.
+TRAIN_FLAGS = {
+    **dict.fromkeys(("train", "training", "is_training"), True),
+    **dict.fromkeys(("deterministic", "use_running_average", "inference", "eval"), False),
+}
 
 
 class Apply(Protocol):
@@ -99,15 +105,18 @@ def _array(path: str, leaf: Any) -> jax.Array:
 def from_nnx(module: nnx.Module) -> Model:
     """A model from a `flax.nnx` module, which is left as it is. Weights that are tied are one leaf.
 
-    Leaves are named by their attributes (`layers/0/kernel`). RNG keys and counters are not part of the model.
+    Leaves are named by their attributes (`layers/0/kernel`). RNG keys and counters are not part of the model, nor are
+    by-products of earlier calls (`nnx.Intermediate`). `QuantreeError` if `__call__` wants more than the inputs and a
+    flag for training (one of `TRAIN_FLAGS`).
     """
-    graph, params, random, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    graph, params, random, state = _split(module)
     flat_params, flat_state, flat_random = (nnx.to_flat_state(part) for part in (params, state, random))
     apply = _NnxApply(
         graph,
         tuple(path for path, _ in flat_params),
         tuple(path for path, _ in flat_state),
         tuple((path, jnp.shape(leaf[...]), _is_key(leaf[...])) for path, leaf in flat_random),
+        train_flags(type(module).__name__, module),
     )
     named = [{_name(path): jnp.asarray(leaf[...]) for path, leaf in flat} for flat in (flat_params, flat_state)]
     return Model(unflatten(dict(sorted(named[0].items()))), unflatten(dict(sorted(named[1].items()))), apply)
@@ -117,7 +126,7 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
     """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing, left over, or of
     another shape.
     """
-    graph, old_params, random, old_state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    graph, old_params, random, old_state = _split(module)
     parts = []
     for old, new in ((old_params, flatten(params)), (old_state, flatten(state))):
         flat = nnx.to_flat_state(old)
@@ -133,12 +142,53 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
     return nnx.merge(graph, parts[0], random, parts[1], copy=True)
 
 
+def train_flags(name: str, call: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of its arguments tell a network whether it is being trained; `TRAIN_FLAGS` has their values.
+
+    name: of the network, for `QuantreeError`: `call` does not take the inputs first, or wants an argument whose meaning
+    nobody can know.
+    """
+    if not callable(call):
+        raise QuantreeError(f"{name} has no __call__, so there is no telling how it is run; give it one")
+    first, *rest = [*inspect.signature(call).parameters.values(), None, None]
+    if first is None or first.name in TRAIN_FLAGS or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+        raise QuantreeError(f"{name}.__call__ must take the inputs as its first argument")
+    flags = []
+    for argument in (each for each in rest if each is not None):
+        if argument.name in TRAIN_FLAGS and argument.kind in (argument.KEYWORD_ONLY, argument.POSITIONAL_OR_KEYWORD):
+            flags.append(argument.name)
+        elif argument.default is argument.empty and argument.kind not in (
+            argument.VAR_POSITIONAL,
+            argument.VAR_KEYWORD,
+        ):
+            raise QuantreeError(
+                f"{name}.__call__ wants {argument.name!r}, and quantree gives only the inputs and a flag for training "
+                f"({', '.join(TRAIN_FLAGS)}); give it a default, or describe the network by from_params(..., apply=...)"
+            )
+    return tuple(flags)
+
+
+def flag_values(flags: tuple[str, ...], train: bool) -> dict[str, bool]:
+    """Values of the flags that `train_flags` found."""
+    return {flag: TRAIN_FLAGS[flag] == train for flag in flags}
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """(graph, params, random, state)."""
+    if any(isinstance(leaf, nnx.Intermediate) for _, leaf in nnx.to_flat_state(nnx.state(module))):
+        module = nnx.clone(module)
+        nnx.pop(module, nnx.Intermediate)
+    graph, params, random, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return graph, params, random, state
+
+
 @dataclass(frozen=True)
 class _NnxApply:
     graph: nnx.GraphDef[Any]
     params: tuple[tuple[Any, ...], ...]
     state: tuple[tuple[Any, ...], ...]
     random: tuple[tuple[tuple[Any, ...], tuple[int, ...], bool], ...]
+    flags: tuple[str, ...]
 
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
@@ -152,7 +202,7 @@ class _NnxApply:
             copy=True,
         )
         module.train() if train else module.eval()
-        outputs = module(inputs)
+        outputs = module(inputs, **flag_values(self.flags, train))
         if not train or not self.state:
             return outputs, state
         _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)

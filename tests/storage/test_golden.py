@@ -26,7 +26,7 @@ def check(found: dict[str, Any], path: Path) -> None:
 
 
 def test_there_are_golden_files() -> None:
-    names = {"every_kind.fixed", "every_kind.ans", "every_kind.live", "pruned_net.ans"}
+    names = {"constants.ans", "every_kind.fixed", "every_kind.ans", "every_kind.live", "pruned_net.ans"}
     assert {path.stem for path in FILES} >= {f"{name}.v1" for name in names}
 
 

@@ -54,7 +54,7 @@ def test_entries_name_stream_and_coder(tmp_path: Path) -> None:
 
 
 def test_table_for_people(tmp_path: Path) -> None:
-    hostile = Compressed({"[red]w[/]": Raw.of(jnp.ones(1000))}, {}, {}, 10_000)
+    hostile = Compressed({"[red]w[/]": Raw.of(jnp.arange(1000.0))}, {}, {}, 10_000)
     ledger = storage.save(tmp_path / "x.qtree", hostile)
     console = Console(width=120)
     with console.capture() as capture:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,8 @@ class SubVectors(Blocking):
     sub-vectors of length d; a last piece that is shorter is filled up with zeros, which are dropped again by `join`. A
     row shorter than d is one sub-vector.
     """
+
+    example: ClassVar = {"d": 4, "along": "outputs"}
 
     d: int = Field(ge=1, description="length of a sub-vector, in weights")
     along: Literal["inputs", "outputs"] = Field(default="inputs", description="the axis that a sub-vector runs along")

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from quantree.model import Flat, Model, Tree, flatten, to_nnx, unflatten
 if TYPE_CHECKING:
     from flax import nnx
 
+Layout = Literal["torch", "keras", "flax"]
+"""Whose names and axes a checkpoint has."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +28,15 @@ class Compressed:
     """A model as encodings. A pytree; every stage maps one to the next.
 
     leaves: path -> encoding. codebooks: name -> codebook. state: path -> array. dense_bytes: size of the uncompressed
-    baseline, which no stage changes.
+    baseline, which no stage changes. layout: of the checkpoint that it came from, None if it was no checkpoint; what
+    writes one again needs it.
     """
 
     leaves: dict[str, Encoding]
     codebooks: dict[str, Codebook]
     state: Flat
     dense_bytes: int = static()
+    layout: Layout | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def from_model(cls, model: Model) -> Self:
@@ -46,6 +51,10 @@ class Compressed:
     def to_nnx(self, module: "nnx.Module") -> "nnx.Module":
         """A copy of `module` that holds the decoded parameters and the state."""
         return to_nnx(module, self.decode(), unflatten(self.state))
+
+    def to_linen(self) -> Tree:
+        """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state."""
+        return {"params": self.decode(), **unflatten(self.state)}
 
     def replace(
         self,

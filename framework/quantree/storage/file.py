@@ -16,6 +16,7 @@ from quantree.encodings import Compressed, Raw, Stream
 from quantree.encodings.base import Stored
 from quantree.errors import FormatError, LeafError, nearest
 from quantree.registry import registered
+from quantree.storage.constant import Constant, constant
 from quantree.storage.layout import DTYPES, Item, Layout, Run, Section, narrowest, read
 from quantree.storage.ledger import Entry, Ledger
 
@@ -68,7 +69,7 @@ def to_bytes(compressed: Compressed, coder: str | None = None) -> bytes:
     }
     writer = _Writer(coder)
     items = tuple(writer.item(section, path, named[path]) for section, named in parts.items() for path in sorted(named))
-    data = Layout(compressed.dense_bytes, items).pack() + b"".join(writer.parts)
+    data = Layout(compressed.dense_bytes, items, compressed.layout).pack() + b"".join(writer.parts)
     data += zlib.crc32(data).to_bytes(4, "little")
     read(data)  # nothing is written that could not be read
     return data
@@ -84,6 +85,9 @@ class _Writer:
 
     def item(self, section: Section, path: str, stored: Any) -> Item:
         try:
+            stored = constant(stored) if isinstance(stored, Raw) else stored
+            if stored.name == Constant.name and type(stored) is not Constant:
+                raise LeafError(f"a plug-in can't be called {Constant.name!r}: files use that name")
             shape, dtype = tuple(stored.shape), _dtype(stored.dtype)
             runs = tuple(self.run(name, stream, shape) for name, stream in stored.streams().items())
         except LeafError as error:
@@ -129,7 +133,7 @@ def from_bytes(data: bytes, limit: int = LIMIT) -> Compressed:
         except Exception as error:  # a plug-in trips over what anyone may have written
             raise FormatError(f"{item.where}: can't be restored: {error!r}") from error
     state = {path: raw.value for path, raw in found["state"].items()}
-    compressed = Compressed(found["leaf"], found["codebook"], state, layout.dense_bytes)
+    compressed = Compressed(found["leaf"], found["codebook"], state, layout.dense_bytes, layout.names)
     compressed.check()
     return compressed
 
@@ -153,14 +157,15 @@ def _read_run(run: Run, shape: tuple[int, ...], data: bytes, tables: list[tuple[
 
 def _restore(item: Item, streams: Mapping[str, np.ndarray]) -> Stored:
     family = "codebook" if item.section == "codebook" else "encoding"
-    stored = registered(family).get(item.kind)
+    own = item.kind == Constant.name and item.section != "codebook"
+    stored = Constant if own else registered(family).get(item.kind)
     wanted = f"{family} {item.kind!r} version {item.version}"
     if stored is None:
         known = nearest(item.kind, list(registered(family)))
         raise FormatError(f"{wanted} is not known here, install the plug-in that it is from; {known}")
     if stored.version != item.version:
         raise FormatError(f"{wanted} is needed, this is version {stored.version}")
-    if item.section == "state" and stored is not Raw:
+    if item.section == "state" and not issubclass(stored, Raw):
         raise FormatError(f"state is stored raw, not as {item.kind!r}")
     for dtype in (item.dtype, *(run.dtype for run in item.runs)):
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:

@@ -8,11 +8,12 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
+from quantree.encodings.compressed import Layout as Names
 from quantree.errors import FormatError, nearest
 from quantree.model import DEEPEST
 from quantree.storage import header
@@ -75,7 +76,9 @@ class Item:
     def decoded(self) -> int:
         """A bound on the bytes of its arrays, as stored and as decoded; symbols pass through int32."""
         runs = sum(run.count * max(4, run.dtype.itemsize) for run in self.runs)
-        return runs + math.prod(max(1, size) for size in self.shape) * self.dtype.itemsize
+        # One number may stand for all, and is then spread at its own width before it is cast.
+        widest = max(self.dtype.itemsize, *(run.dtype.itemsize for run in self.runs), 0)
+        return runs + math.prod(max(1, size) for size in self.shape) * widest
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Layout:
 
     dense_bytes: int
     items: tuple[Item, ...]
+    names: Names | None = None  # whose names and axes the checkpoint had
 
     def runs(self) -> Iterator[tuple[Item, Run]]:
         """Every run with its item, in the order of the file."""
@@ -93,7 +97,8 @@ class Layout:
         """Magic, version and header."""
         sections = [[_write_item(item) for item in self.items if item.section == name] for name in SECTIONS]
         dense = None if self.dense_bytes == _dense(self.items) else self.dense_bytes
-        return MAGIC + bytes([VERSION]) + header.pack([dense, *sections])
+        front = dense if self.names is None else [dense, self.names]
+        return MAGIC + bytes([VERSION]) + header.pack([front, *sections])
 
 
 def read(data: bytes) -> tuple[Layout, int]:
@@ -109,10 +114,14 @@ def read(data: bytes) -> tuple[Layout, int]:
     plain, start = header.unpack(data[:-4], len(MAGIC) + 1)
     if not isinstance(plain, list) or len(plain) != 1 + len(SECTIONS):
         raise FormatError("the header is malformed")
-    dense, *sections = plain
+    front, *sections = plain
+    dense, names = front if isinstance(front, list) and len(front) == 2 else (front, None)
+    known = get_args(Names)
+    if isinstance(front, list) and names not in known:
+        raise FormatError(f"the header names no layout that is known: {names!r:.40}; known: {', '.join(known)}")
     named = zip(SECTIONS, sections, strict=True)
     items = tuple(_read_item(section, row) for section, rows in named for row in _list(rows, section))
-    layout = Layout(_dense(items) if dense is None else _size(dense, "dense bytes"), items)
+    layout = Layout(_dense(items) if dense is None else _size(dense, "dense bytes"), items, cast("Names | None", names))
     _check(layout, len(data) - 4 - start)
     return layout, start
 

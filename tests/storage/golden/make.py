@@ -5,15 +5,36 @@ They are made once per format and never again: that files written by older versi
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from quantree import storage
+from quantree.encodings import Compressed, Raw
 from quantree.model import flatten
 from tests.storage.models import coded_net, every_kind
 
 FOLDER = Path(__file__).parent
-MODELS = {"every_kind": every_kind(), "pruned_net": coded_net({"fc1": (40, 30), "fc2": (30, 10)}, density=0.1)}
-FILES = (("every_kind", "fixed"), ("every_kind", "ans"), ("every_kind", "live"), ("pruned_net", "ans"))
+
+
+def _constants() -> Compressed:
+    """Arrays of one value, one of them stored in 16 bits, from a checkpoint of PyTorch's."""
+    wide = np.dtype("float32")
+    leaves = {"n/scale": Raw(jnp.full((4, 5), 0.5, "float16"), wide), "n/short": Raw.of(jnp.ones(3))}
+    return Compressed(dict(leaves), {}, {"n/var": jnp.full(20, 0.5)}, 999, "torch")
+
+
+MODELS = {
+    "constants": _constants(),
+    "every_kind": every_kind(),
+    "pruned_net": coded_net({"fc1": (40, 30), "fc2": (30, 10)}, density=0.1),
+}
+FILES = (
+    ("constants", "ans"),
+    ("every_kind", "fixed"),
+    ("every_kind", "ans"),
+    ("every_kind", "live"),
+    ("pruned_net", "ans"),
+)
 
 
 def main() -> None:

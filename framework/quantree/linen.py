@@ -1,0 +1,131 @@
+"""The adapter of `flax.linen`: a module and its variables as a model.
+
+Linen's `params` are the parameters; every other collection (`batch_stats`, ...) is state, under its own name.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import errors, linen
+from flax.core import meta, unfreeze
+
+from quantree.errors import QuantreeError
+from quantree.model import TRAIN_FLAGS, Model, Tree, flag_values, flatten, from_params, train_flags, unflatten
+
+_BY_PRODUCTS = {"intermediates", "perturbations"}
+
+
+def from_linen(module: linen.Module, variables: Mapping[str, Any]) -> Model:
+    """A model from a Linen module and its variables, as `module.init` returns them; a FrozenDict will do.
+
+    What `sow` and `perturb` left among them is no part of the model. Training is told to the module by whichever
+    arguments of `__call__`, or else fields of the module, are called `train`, `deterministic` and so on
+    (`TRAIN_FLAGS`). Raises `QuantreeError` if it can't be known how the module is called, and `LeafError` as
+    `from_params` does.
+    """
+    collections = {name: _plain(tree) for name, tree in variables.items() if name not in _BY_PRODUCTS}
+    if collections and "params" not in collections:
+        known = ", ".join(map(str, variables))
+        raise QuantreeError(
+            f"{_name(module)}: the variables hold no collection 'params' (but {known}); give what `init` returned, or "
+            f'{{"params": ...}}'
+        )
+    params = collections.pop("params", {})  # none at all: a network without weights
+    model = from_params(params, {name: tree for name, tree in collections.items() if not _is_sown(tree)})
+    return dataclasses.replace(model, apply=_apply(module, stateful=bool(model.state)))
+
+
+def init(module: linen.Module, key: jax.Array, inputs: Any) -> Tree:
+    """Fresh variables for inputs [n, ...]; raises as `from_linen` does."""
+    return _apply(module, stateful=False).init(key, inputs)
+
+
+@dataclass(frozen=True)
+class _LinenApply:
+    """module: not bound, with flags yet to be set. arguments, fields: flags of `__call__`, flags among its fields."""
+
+    module: linen.Module
+    arguments: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    def __call__(
+        self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[Any, Tree]:
+        variables = {"params": params, **state}
+        module, flags = self._flagged(train), _flags(self.arguments, train)
+        if not train:
+            try:
+                return module.apply(variables, inputs, **flags), state
+            except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
+                raise QuantreeError(
+                    f"{_name(module)} draws random numbers or changes its state although it is not being trained "
+                    f"({_first_line(error)}); a flag such as `train` must turn that off"
+                ) from error
+        outputs, changed = module.apply(variables, inputs, **flags, rngs=_streams(key), mutable=list(state))
+        after = flatten(changed)
+        return outputs, unflatten({path: after.get(path, leaf) for path, leaf in flatten(state).items()})
+
+    def init(self, key: jax.Array, inputs: Any) -> Tree:
+        """Fresh variables."""
+        return dict(self._flagged(False).init(_streams(key), inputs, **_flags(self.arguments, False)))
+
+    def _flagged(self, train: bool) -> linen.Module:
+        return self.module.clone(**_flags(self.fields, train)) if self.fields else self.module
+
+
+def _apply(module: linen.Module, stateful: bool) -> _LinenApply:
+    module = module.clone(parent=None)
+    try:
+        hash(module)
+    except TypeError:
+        raise QuantreeError(
+            f"{_name(module)} can't be compared with other modules, because one of its fields is not hashable "
+            "(a dict, a list in a dict, an array); use tuples"
+        ) from None
+    arguments = train_flags(_name(module), module)
+    fields = () if arguments else tuple(each.name for each in dataclasses.fields(module) if each.name in TRAIN_FLAGS)
+    if stateful and not arguments and not fields:
+        _refuse_doubtful(module)
+    return _LinenApply(module, arguments, fields)
+
+
+def _refuse_doubtful(module: linen.Module) -> None:
+    """A network with state must know whether it is trained; here only a switch of an unknown name could tell it."""
+    switches = [name for name, each in inspect.signature(module).parameters.items() if isinstance(each.default, bool)]
+    if switches:
+        raise QuantreeError(
+            f"{_name(module)}.__call__ has state, and no argument says that it is being trained: {switches[0]!r} is "
+            f"none of {', '.join(TRAIN_FLAGS)}; rename it, or describe the network by from_params(..., apply=...)"
+        )
+
+
+def _flags(names: tuple[str, ...], train: bool) -> dict[str, Any]:
+    return {**flag_values(names, train)}
+
+
+def _streams(key: jax.Array | None) -> dict[str, jax.Array]:
+    """Random streams; those of any other name are drawn from that called params."""
+    base, dropout = jax.random.split(jax.random.key(0) if key is None else key)
+    return {"params": base, "dropout": dropout}
+
+
+def _plain(tree: Any) -> Any:
+    """Without Flax's own dicts, and without the boxes in which it notes how arrays are to be sharded."""
+    return meta.unbox(unfreeze(tree))
+
+
+def _is_sown(tree: Any) -> bool:
+    """True for a collection that `sow` filled: it makes tuples."""
+    return any(isinstance(leaf, tuple) for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, tuple)))
+
+
+def _name(module: linen.Module) -> str:
+    return type(module).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
