@@ -47,10 +47,19 @@ class Stage(Plugin, family="stage"):
     """One step of a recipe. Subclass `Transform` or `Recovery`, or this for anything else."""
 
     trains: ClassVar[bool] = False
+    train_mode: ClassVar[bool] = False
+    """True if it runs the network in train mode, in which norms use the statistics of the batch, not those stored."""
+    needs_eval_mode: ClassVar[bool] = False
+    """True if what it leaves is the network in eval mode only: no stage of train mode may follow."""
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         """Returns the new model; never changes the old one."""
         raise NotImplementedError
+
+    @property
+    def chooses(self) -> str | None:
+        """The setting by which this stage chooses something on validation data; None: it does not."""
+        return None
 
     def expand(self) -> "tuple[Stage, ...]":
         """The stages that this one stands for: itself, unless it is a preset."""
@@ -69,9 +78,10 @@ class Transform(Stage):
 
 
 class Recovery(Stage):
-    """Wins accuracy back."""
+    """Wins accuracy back. One that only runs the network in eval mode sets `train_mode` to False."""
 
     trains: ClassVar[bool] = True
+    train_mode: ClassVar[bool] = True
 
 
 def select(patterns: Patterns | None, leaves: Mapping[str, Encoding]) -> list[str]:

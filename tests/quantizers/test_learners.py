@@ -10,12 +10,14 @@ import pytest
 import sklearn.cluster
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from quantree.encodings import Affine
 from quantree.errors import ConfigError
 from quantree.quantizers import KMeans, Learner, Uniform
-from quantree.quantizers.kmeans import _bucket
+from quantree.quantizers.base import LADDER, bucket
 from quantree.schema import validate
+from tests.compilations import compilations
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -87,9 +89,9 @@ def test_segments_are_independent() -> None:
 
 @given(st.integers(1, 1 << 20))
 def test_sizes_come_in_few_kinds_and_never_grow_by_more_than_half(n: int) -> None:
-    assert n <= _bucket(n) <= max(1.5 * n, n + 1)
-    assert _bucket(_bucket(n)) == _bucket(n)
-    assert bin(_bucket(n)).count("1") <= 2
+    assert n <= bucket(n) <= max(1.5 * n, n + 1)
+    assert bucket(bucket(n)) == bucket(n)
+    assert bin(bucket(n)).count("1") <= 2
 
 
 @pytest.mark.parametrize("init", ["linear", "density"])
@@ -135,7 +137,32 @@ def test_one_value_repeated_is_coded_exactly(value: float, clip: str) -> None:
     np.testing.assert_array_equal(table[codes, 0], np.full(5, value, np.float32))
 
 
+def test_uniform_compiles_once_for_all_k_and_neighbouring_sizes() -> None:
+    learn(Uniform(k=2), RNG.normal(size=100))
+    with compilations() as compiled:
+        for k, n, clip in ((3, 100, "mse"), (17, 120, "mse"), (256, 128, "none")):
+            blocks, mask = (
+                jnp.asarray(RNG.normal(size=(1, n, 1)).astype(np.float32)),
+                jnp.asarray(np.ones((1, n), bool)),
+            )
+            Uniform.model_validate({"k": k, "clip": clip}).learn(blocks, mask, KEY)
+    assert not [name for name in compiled if "_fit" in name]
+
+
 def test_a_uniform_codebook_is_two_numbers() -> None:
     book, _ = Uniform(k=300).learn(jnp.ones((1, 2, 1)), jnp.ones((1, 2), bool), KEY)
     assert isinstance(book, Affine) and book.size == 300
     assert sum(stream.data.size for stream in book.streams().values()) == 2
+
+
+# --- Ladders --------------------------------------------------------------------------------------------------------
+
+
+def test_ladders_are_settings_from_coarse_to_fine() -> None:
+    assert KMeans.ladder() == tuple(KMeans(k=k) for k in LADDER)
+    assert [(each.k, each.clip) for each in Uniform.ladder()][:4] == [(2, "mse"), (2, "none"), (3, "mse"), (3, "none")]
+
+    class Narrow(KMeans):
+        k: int = Field(ge=4, le=16)
+
+    assert [each.k for each in Narrow.ladder()] == [4, 5, 6, 8, 11, 16]

@@ -1,6 +1,7 @@
 """Weights -> encodings: grouping x blocking x learner."""
 
 from quantree.quantizers.base import Grouping, Learner
+from quantree.quantizers.budget import Budget
 from quantree.quantizers.groupings import PerKind, PerTensor, WholeNet
 from quantree.quantizers.kmeans import KMeans
 from quantree.quantizers.presets import KMeansPreset, ProductPreset, UniformPreset
@@ -8,6 +9,7 @@ from quantree.quantizers.quantize import Quantize
 from quantree.quantizers.uniform import Uniform
 
 __all__ = [
+    "Budget",
     "Grouping",
     "KMeans",
     "KMeansPreset",

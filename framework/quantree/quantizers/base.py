@@ -2,12 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
+import pydantic
 
 from quantree.encodings import Codebook, Encoding
 from quantree.registry import Plugin
+
+LADDER = (2, 3, 4, 5, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 256)
+"""Numbers of centroids that `budget` tries, half a bit apart."""
 
 
 class Grouping(Plugin, family="grouping"):
@@ -35,3 +39,28 @@ class Learner(Plugin, family="learner"):
         pruned away, whole). At least one block of each segment takes part. Returns a codebook whose `table()` is
         [segments, k, d], and integer codes [segments, n] below k; codes of blocks that take no part are arbitrary.
         """
+
+    @classmethod
+    def ladder(cls) -> tuple[Self, ...]:
+        """Settings for the stage `budget` to try, from coarse to fine.
+
+        With a field `k` they are the numbers of centroids in `LADDER` that it allows; else the defaults alone. Nothing
+        if another field has no default.
+        """
+        steps = [{"k": k} for k in LADDER] if "k" in cls.model_fields else [{}]
+        found = []
+        for settings in steps:
+            try:
+                found.append(cls(**settings))
+            except pydantic.ValidationError:
+                continue
+        return tuple(found)
+
+
+def bucket(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again as n.
+
+    Leaves that are filled up to such sizes need a handful of compiled programs, not one each.
+    """
+    power = 1 << max(0, (n - 1).bit_length())
+    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power

@@ -1,6 +1,6 @@
 """k-means as a learner: free centroids that minimise the squared error."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from quantree import clustering
 from quantree.encodings import Codebook, Table
-from quantree.quantizers.base import Learner
+from quantree.quantizers.base import Learner, bucket
 from quantree.registry import register
 
 
@@ -18,6 +18,8 @@ class KMeans(Learner):
     """Lloyd's k-means; on scalars from the best start that a fine histogram gives, on vectors from k-means++ by
     default.
     """
+
+    example: ClassVar = {"k": 3}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
     init: Literal["best", "k-means++", "random", "linear", "density"] = Field(
@@ -46,7 +48,7 @@ class KMeans(Learner):
             found = clustering.kmeans_1d(blocks.reshape(n), self.k, mask=mask.reshape(n))
             return Table(jnp.asarray(found.centroids).reshape(1, -1, 1)), jnp.asarray(found.codes).reshape(1, n)
         # Sizes are rounded up so that the leaves of a network need a handful of compiled programs, not one each.
-        room = _bucket(n) - n
+        room = bucket(n) - n
         result = clustering.kmeans(
             jnp.pad(blocks, ((0, 0), (0, room), (0, 0))),
             self.k,
@@ -58,9 +60,3 @@ class KMeans(Learner):
             restarts=self.restarts,
         )
         return Table(result.centroids), result.codes[:, :n]
-
-
-def _bucket(n: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again as n."""
-    power = 1 << max(0, (n - 1).bit_length())
-    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power

@@ -1,6 +1,6 @@
 """Familiar names for common choices; each expands to a `quantize` stage."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class Preset(Stage):
 class KMeansPreset(Preset):
     """Scalar k-means: each weight becomes one of k values (Gong et al. 2014; Han et al. 2016)."""
 
+    example: ClassVar = {"k": 3}
+
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
     grouping: Choice[Grouping] = Field(default=PerTensor(), description="which leaves share a codebook")
 
@@ -38,6 +40,8 @@ class KMeansPreset(Preset):
 class UniformPreset(Preset):
     """Rounding to k evenly spaced levels."""
 
+    example: ClassVar = {"k": 3}
+
     k: int = Field(ge=2, le=65536, description="number of levels")
     grouping: Choice[Grouping] = Field(default=PerTensor(), description="which leaves share a codebook")
 
@@ -48,6 +52,8 @@ class UniformPreset(Preset):
 @register("product")
 class ProductPreset(Preset):
     """Product quantization: sub-vectors of length d become one of k centroids (Gong et al. 2014)."""
+
+    example: ClassVar = {"k": 3, "d": 4}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
     d: int = Field(ge=1, description="length of a sub-vector, in weights")

@@ -1,7 +1,7 @@
 """The one stage that quantizes: grouping x blocking x learner, and the coder for the codes."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class Quantize(Stage):
     blocks: a tiny leaf gets a smaller one. `LeafError` names a leaf that holds NaN or infinity, or no float.
     """
 
+    example: ClassVar = {"learner": {"kind": "uniform", "k": 3}}
+
     match: Patterns | None = Field(
         default=None, description="leaves to take; default: every float leaf with two or more axes"
     )
@@ -79,19 +81,20 @@ class Quantize(Stage):
         leaves: dict[str, Encoding] = {}
         books: dict[str, Codebook] = {}
         for index, (name, paths) in enumerate(sorted(self.grouping.groups(free, compressed.leaves).items())):
-            name = _unused(name, compressed.codebooks)
-            parts = [_Part(path, compressed.leaves[path], self.blocking, self.release_mask) for path in paths]
+            name = unused(name, compressed.codebooks)
+            parts = [Part(path, compressed.leaves[path], self.blocking, self.release_mask) for path in paths]
             odd = next((part for part in parts if part.blocks.shape[2] != parts[0].blocks.shape[2]), None)
             if odd is not None:
                 raise LeafError(
                     f"{odd.path}: blocks of {odd.blocks.shape[2]} weights can't share a codebook with the "
                     f"{parts[0].blocks.shape[2]} of {parts[0].path}; match fewer leaves, or use grouping 'tensor'"
                 )
-            taken, books[name] = self._group(name, parts, jax.random.fold_in(context.key, index))
+            taken, books[name] = self.learn(name, parts, jax.random.fold_in(context.key, index))
             leaves |= taken
         return compressed.replace(leaves, books)
 
-    def _group(self, name: str, parts: "list[_Part]", key: jax.Array) -> tuple[dict[str, Encoding], Codebook]:
+    def learn(self, name: str, parts: "list[Part]", key: jax.Array) -> tuple[dict[str, Coded], Codebook]:
+        """Quantizes leaves that share the codebook `name`: path -> encoding, and the codebook."""
         blocks = jnp.concatenate([part.blocks for part in parts], axis=1)
         alive = np.concatenate([part.alive for part in parts], axis=1)
         # A segment of which nothing survived pruning has nothing to learn from but its zeros.
@@ -100,7 +103,7 @@ class Quantize(Stage):
         self._check_contract(book, codes, blocks, taking_part)
         book, codes = _without_unused(book, np.asarray(codes), alive)
         sizes = np.cumsum([part.blocks.shape[1] for part in parts])[:-1]
-        leaves: dict[str, Encoding] = {}
+        leaves: dict[str, Coded] = {}
         for part, own in zip(parts, np.split(codes, sizes, axis=1), strict=True):
             zero = part.mask is not None and part.blocks.shape[2] == 1
             symbols = np.where(part.alive, own + 1, 0) if zero else np.where(part.alive, own, 0)
@@ -124,8 +127,10 @@ class Quantize(Stage):
         raise PluginError(f"learner {self.learner.name!r} gave {wrong}")
 
 
-class _Part:
-    """One leaf of a group: its blocks [segments, n, d], and which of them take part [segments, n]."""
+class Part:
+    """One leaf of a group: its blocks [segments, n, d]; which elements of them are weights that may differ from zero,
+    `kept`; and which blocks hold any of those and so take part, `alive` [segments, n].
+    """
 
     def __init__(self, path: str, leaf: Encoding, blocking: Blocking, release_mask: bool) -> None:
         self.path, self.shape, self.dtype = path, leaf.shape, leaf.dtype
@@ -136,14 +141,15 @@ class _Part:
                 f"{path}: an empty tensor of shape {leaf.shape} has nothing to quantize; leave it out of `match`"
             )
         value = leaf.decode({}).astype(jnp.float32)
-        bad = int(jnp.sum(~jnp.isfinite(value)))
+        bad = int(np.count_nonzero(~np.isfinite(np.asarray(value))))
         if bad:
             raise LeafError(f"{path}: {bad} of {value.size} weights are NaN or infinite")
         self.blocks = blocking.split(value)
         released = release_mask and self.blocks.shape[2] > 1
         self.mask = np.asarray(leaf.mask) if isinstance(leaf, Pruned) and not released else None
-        kept = jnp.ones(leaf.shape, bool) if self.mask is None else jnp.asarray(self.mask)
-        self.alive = np.asarray(jnp.any(blocking.split(kept), axis=-1))
+        kept = np.ones(leaf.shape, bool) if self.mask is None else self.mask
+        self.kept = np.asarray(blocking.split(jnp.asarray(kept)))
+        self.alive = self.kept.any(axis=-1)
 
 
 def _without_unused(book: Codebook, codes: np.ndarray, alive: np.ndarray) -> tuple[Codebook, np.ndarray]:
@@ -156,7 +162,7 @@ def _without_unused(book: Codebook, codes: np.ndarray, alive: np.ndarray) -> tup
     return Table(book.centroids[:, used]), np.where(alive, np.searchsorted(used, codes), 0)
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
+def unused(name: str, taken: Mapping[str, Any]) -> str:
     """The codebook's name, numbered if an earlier stage has used it ("net" of two net-wide stages)."""
     names = [name, *(f"{name}#{i}" for i in range(2, len(taken) + 3))]
     return next(candidate for candidate in names if candidate not in taken)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 from pydantic import Field, model_validator
@@ -47,12 +48,18 @@ class Finetune(Recovery, Training):
     autodiff goes through the look-up. With `distill` the uncompressed network teaches.
     """
 
+    example: ClassVar = {"epochs": 1}
+
     match: Patterns | None = Field(default=None, description="float fields to train, such as codebooks/*; default: all")
     distill: float = Field(
-        0.0, ge=0, le=1, description="weight of the uncompressed network's outputs in the loss, 0..1"
+        default=0.0, ge=0, le=1, description="weight of the uncompressed network's outputs in the loss, 0..1"
     )
     temperature: float = Field(default=4.0, gt=0, description="softens teacher and student alike in distillation")
     gradual: Gradual | None = Field(default=None, description="a transform that grows during this training")
+
+    @property
+    def chooses(self) -> str | None:
+        return "patience" if self.patience is not None else "keep" if self.keep == "best" else None
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
         if self.gradual is not None:

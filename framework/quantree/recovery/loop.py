@@ -22,7 +22,7 @@ from quantree.progress import track
 from quantree.recovery.checkpoint import Checkpoints
 from quantree.recovery.objective import Objective
 from quantree.schema import Config
-from quantree.task import Data, Score, measure
+from quantree.task import Augment, Data, Score, measure, prefetch
 
 _EVALUATION_BATCH = 1000
 
@@ -116,7 +116,7 @@ def fit(
     objective = objective or Objective(applied(model), data.task.loss)
     steps = data.steps(training.batch_size)
     rates = training.rates(steps * training.epochs)
-    step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip)
+    step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip, data.augment)
     teacher, key = (model.params, model.state), jax.random.key(seed)
 
     run = _Run(compressed, initialise(partition(compressed, trained)[0]), compressed)
@@ -135,7 +135,7 @@ def fit(
             now, state, losses = run.compressed, run.optimizer, []
             first, rest = partition(now, trained)
             first = jax.tree.map(jnp.copy, first)  # the step takes its buffers over, and the caller still holds these
-            batches = itertools.islice(data.train(seed, epoch, training.batch_size), steps)
+            batches = prefetch(itertools.islice(data.train(seed, epoch, training.batch_size), steps))
             for i, (inputs, targets) in enumerate(batches):
                 done = epoch * steps + i
                 if update is not None and done % update_every == 0:
@@ -209,7 +209,9 @@ def _forward(apply: Apply) -> Callable[..., jax.Array]:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(objective: Objective, optimizer: str, momentum: float, clip: float | None) -> tuple[Any, Any]:
+def _compiled(
+    objective: Objective, optimizer: str, momentum: float, clip: float | None, augment: Augment | None
+) -> tuple[Any, Any]:
     """The jitted training step and the optimizer's start. Rates are arguments, so that a sweep over them compiles
     once.
     """
@@ -227,8 +229,11 @@ def _compiled(objective: Objective, optimizer: str, momentum: float, clip: float
         first: Any, rest: Any, state: Any, teacher: Any, inputs: Any, targets: Any, key: Any, done: Any, settings: Any
     ) -> Any:
         rate, decay, l2 = settings
+        key = jax.random.fold_in(key, done)
+        if augment is not None:
+            inputs = augment(jax.random.fold_in(key, 0), inputs)
         (loss, new_state), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            first, rest, teacher, (inputs, targets), jax.random.fold_in(key, done), l2
+            first, rest, teacher, (inputs, targets), key, l2
         )
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer step count
             direction, state = transform.update(gradient, state, first)

@@ -1,6 +1,7 @@
 """Model -> smaller or rearranged model, without training."""
 
 from quantree.transforms.cast import Cast
+from quantree.transforms.fold_statistics import FoldStatistics
 from quantree.transforms.prune import Prune
 
-__all__ = ["Cast", "Prune"]
+__all__ = ["Cast", "FoldStatistics", "Prune"]

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,6 +29,8 @@ class Prune(Transform):
     one. With `finetune: {gradual: ...}` the density falls along a cubic from 1 (Zhu and Gupta 2017, arXiv
     1710.01878, eq. 1).
     """
+
+    example: ClassVar = {"density": 0.5}
 
     match: Patterns | None = Field(
         default=None, description="leaves to take; default: every float leaf with two or more axes"
