@@ -1,163 +1,273 @@
-"""What every plug-in must do, whatever it does inside: a plug-in joins by being registered."""
+"""Every registered plug-in is held to the checks of its family; and each check finds the fault that it is for."""
 
-import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from pydantic import Field
 
 import quantree as qt
-from quantree.coding import Coder
-from quantree.encodings import Blocking, Compressed, Scalar, SubVectors
-from quantree.model import from_params
-from quantree.quantizers import Grouping, Learner, Quantize
+from quantree import conformance, registry
+from quantree.coding.base import Symbols
+from quantree.encodings import Affine, Codebook, Raw, Scalar, Table
+from quantree.quantizers import KMeans, PerTensor, Quantize
 from quantree.recipe import Recipe
-from quantree.registry import Plugin, families, registered
-from quantree.stage import Stage
-from quantree.storage.file import from_bytes, to_bytes
+from quantree.registry import families, registered
+from quantree.stage import Context
 from tests.compilations import compilations
-from tests.nets import digits, mlp
 
-RNG = np.random.default_rng(0)
-MODEL = from_params(
-    {
-        "conv": {"kernel": RNG.normal(size=(3, 3, 2, 4)).astype(np.float32)},
-        "fc": {"kernel": RNG.normal(size=(18, 4)).astype(np.float32), "bias": np.ones(4, np.float32)},
-        "tiny": {"kernel": RNG.normal(size=(1, 4)).astype(np.float32)},
-    }
-)
-
-# What a plug-in needs besides its defaults. A new one whose defaults are not enough is told to add a line.
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("learner", "kmeans"): {"k": 3},
-    ("learner", "uniform"): {"k": 3},
-    ("blocking", "sub_vectors"): {"d": 4, "along": "outputs"},
-    ("stage", "kmeans"): {"k": 3},
-    ("stage", "uniform"): {"k": 3},
-    ("stage", "product"): {"k": 3, "d": 4, "match": "fc2/kernel"},
-    ("stage", "quantize"): {"learner": {"kind": "uniform", "k": 3}},
-    ("stage", "prune"): {"density": 0.5},
-    ("stage", "finetune"): {"epochs": 1, "batch_size": 256},
-}
+FAMILIES = ("stage", "learner", "grouping", "blocking", "coder")
+TABLE = [
+    (family, name, check)
+    for family in FAMILIES
+    for name in sorted(registered(family))
+    for check in conformance.checks(family)
+]
 
 
-def own(family: str) -> list[str]:
-    return sorted(name for name, plugin in registered(family).items() if plugin.__module__.startswith("quantree."))
+@pytest.mark.parametrize(("family", "name", "check"), TABLE)
+def test_a_plug_in_keeps_its_promise(family: str, name: str, check: str) -> None:
+    conformance.check(family, name, check)
 
 
-def make(family: str, name: str) -> Any:
-    return families()[family].from_config({"kind": name, **SETTINGS.get((family, name), {})})
+def test_every_family_that_has_promises_of_its_own_is_in_the_table() -> None:
+    assert set(FAMILIES) == {family for family in families() if len(conformance.checks(family)) > 1}
 
 
-def combinations() -> Iterator[tuple[str, str, str]]:
-    for learner in own("learner"):
-        for blocking in own("blocking"):
-            if blocking == "scalar" or not make("learner", learner).scalars_only:
-                for grouping in own("grouping"):
-                    yield learner, blocking, grouping
-
-
-each_combination = pytest.mark.parametrize(("learner", "blocking", "grouping"), list(combinations()))
-
-
-@functools.cache
-def quantized(learner: str, blocking: str, grouping: str, seed: int = 0, pruned: bool = False) -> Compressed:
-    quantize = Quantize(
-        learner=make("learner", learner), blocking=make("blocking", blocking), grouping=make("grouping", grouping)
-    )
-    prune = (make("stage", "prune"),) if pruned else ()
-    return Recipe(stages=(*prune, quantize)).run(MODEL, key=jax.random.key(seed))
-
-
-def assert_same(one: Any, other: Any) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-@each_combination
-def test_a_quantizer(learner: str, blocking: str, grouping: str) -> None:
-    for pruned in (False, True):
-        compressed = quantized(learner, blocking, grouping, pruned=pruned)
-        compressed.check()
-        decoded = compressed.decode()
-        for path, leaf in compressed.leaves.items():
-            layer, name = path.split("/")
-            original, found = np.asarray(MODEL.params[layer][name]), np.asarray(decoded[layer][name])
-            assert found.shape == original.shape and found.dtype == original.dtype and np.isfinite(found).all()
-            assert len(leaf.uses()) == (name == "kernel")
-            zeros = leaf.zeros()
-            assert zeros is None or (found[zeros] == 0).all()
-            if name == "kernel" and not pruned:
-                assert np.mean((found - original) ** 2) < np.mean(original**2), f"{path}: worse than all zeros"
-        # jit and the file change nothing.
-        assert_same(jax.jit(lambda tree: tree.decode())(compressed), decoded)
-        assert_same(from_bytes(to_bytes(compressed)), compressed)
-    again = quantized.__wrapped__(learner, blocking, grouping)
-    assert_same(again, quantized(learner, blocking, grouping))
-
-
-@each_combination
-def test_a_quantizer_compiles_nothing_for_another_seed_or_other_weights(
-    learner: str, blocking: str, grouping: str
-) -> None:
-    quantized(learner, blocking, grouping)
+@pytest.mark.parametrize("learner", sorted(registered("learner")))
+def test_a_quantizer_compiles_nothing_for_another_seed(learner: str) -> None:
+    recipe = Recipe(stages=(Quantize(learner=conformance.instance("learner", learner)),))
+    model = qt.from_params({"a": np.random.default_rng(0).normal(size=(18, 4)).astype(np.float32)})
+    recipe.run(model, key=jax.random.key(0))
     with compilations() as compiled:
-        quantized.__wrapped__(learner, blocking, grouping, seed=1)
+        recipe.run(model, key=jax.random.key(1))
     assert compiled == []
 
 
-@pytest.mark.parametrize("learner", own("learner"))
-def test_a_learner_gives_the_same_on_every_device(learner: str) -> None:
-    if len(jax.devices()) < 2:
-        pytest.skip("there is one device")
-    blocks, mask = RNG.normal(size=(1, 24, 1)).astype(np.float32), np.ones((1, 24), bool)
-    results = []
-    for device in jax.devices()[:2]:
-        with jax.default_device(device):
-            results.append(make("learner", learner).learn(*jax.device_put((blocks, mask), device), jax.random.key(0)))
-    assert_same(*results)
+# --- Faults that must be found --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coder", own("coder"))
-def test_a_coder_can_be_named_by_a_stage_and_serves_every_stream(coder: str) -> None:
-    stage = Quantize(learner=make("learner", "uniform"), coder=coder, blocking=Scalar())
-    compressed = Recipe(stages=(make("stage", "prune"), stage)).run(MODEL, key=jax.random.key(0))
-    assert_same(from_bytes(to_bytes(compressed)), compressed)
-    assert issubclass(registered("coder")[coder], Coder)
+def kmeans(blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
+    return KMeans(k=3).learn(blocks, mask, key)
 
 
-@pytest.mark.parametrize("stage", own("stage"))
-def test_a_stage_keeps_its_promises(stage: str) -> None:
-    model, key = mlp(), jax.random.key(0)
-    recipe = Recipe(stages=(make("stage", stage),))
-    before = jax.tree.map(np.array, model.params)
-    one, two = (recipe.run(model, key=key, data=digits()) for _ in range(2))
-    assert_same(one, two)
-    assert_same(model.params, before)
-    assert one.dense_bytes == model.dense_bytes
-    assert_same(from_bytes(to_bytes(one)), one)
-    outputs, _ = model.apply(one.decode(), {}, np.zeros((1, 64), np.float32))  # pyright: ignore[reportOptionalCall]
-    assert np.isfinite(np.asarray(outputs)).all()
+class Nan(qt.Learner):
+    """Centroids that divide by a range of zero."""
+
+    scalars_only = True
+
+    def learn(self, blocks, mask, key):
+        low, high = blocks.min(), blocks.max()
+        codes = ((blocks - low) / (high - low) * 2).round().astype(jnp.int32)
+        return Table(((low + (high - low) * jnp.arange(3.0) / 2) / (high - low) * (high - low))[None, :, None]), codes[
+            ..., 0
+        ]
 
 
-PLUGINS = [(family, name) for family in ("stage", "learner", "grouping", "blocking", "coder") for name in own(family)]
+class FloatCodes(qt.Learner):
+    """Codes that are floats."""
+
+    def learn(self, blocks, mask, key):
+        book, codes = kmeans(blocks, mask, key)
+        return book, codes.astype(jnp.float32)
 
 
-@pytest.mark.parametrize(("family", "name"), PLUGINS)
-def test_settings_go_to_plain_data_and_back_and_are_described(family: str, name: str) -> None:
-    plugin = make(family, name)
-    assert isinstance(plugin, Plugin) and type(plugin).name == name
-    assert families()[family].from_config(plugin.to_config()) == plugin
-    assert type(plugin).__doc__, "the schema of configs shows it"
-    assert all(field.description for field in type(plugin).model_fields.values())
+class TooManyCodes(qt.Learner):
+    """Codes from 1 instead of from 0."""
+
+    def learn(self, blocks, mask, key):
+        book, codes = kmeans(blocks, mask, key)
+        return book, codes + 1
 
 
-def test_families_that_are_held_to_something_here() -> None:
-    assert {Stage.family, Learner.family, Grouping.family, Blocking.family, Coder.family} == {
-        family for family, _ in PLUGINS
-    }
-    assert isinstance(make("blocking", "sub_vectors"), SubVectors)
-    assert qt.Learner is Learner
+class FlatTable(qt.Learner):
+    """A table without segments."""
+
+    def learn(self, blocks, mask, key):
+        book, codes = kmeans(blocks, mask, key)
+        return Table(book.table()[0]), codes
+
+
+class WorseThanZeros(qt.Learner):
+    """Weights with the wrong sign."""
+
+    def learn(self, blocks, mask, key):
+        book, codes = kmeans(blocks, mask, key)
+        return Table(-book.table()), codes
+
+
+class Random(qt.Learner):
+    """Other centroids each time."""
+
+    def learn(self, blocks, mask, key):
+        book, codes = kmeans(blocks, mask, key)
+        return Table(book.table() * np.float32(np.random.default_rng().uniform(0.99, 1))), codes
+
+
+class SeesPruned(qt.Learner):
+    """Levels that span what is pruned, too."""
+
+    scalars_only = True
+
+    def learn(self, blocks, mask, key):
+        scale = jnp.maximum(jnp.abs(blocks).max(), 1e-30) / 2
+        codes = jnp.clip(jnp.round(blocks / scale) + 2, 0, 4).astype(jnp.int32)
+        return Affine(scale, -2 * scale, 5), codes[..., 0]
+
+
+class OneRung(qt.Learner):
+    """Steps that are all alike."""
+
+    @classmethod
+    def ladder(cls):
+        return (cls(), cls())
+
+    def learn(self, blocks, mask, key):
+        return kmeans(blocks, mask, key)
+
+
+class NotDescribed(qt.Learner):
+    """A setting that tells nothing."""
+
+    example: ClassVar = {"k": 3}
+    k: int
+
+    def learn(self, blocks, mask, key):
+        return kmeans(blocks, mask, key)
+
+
+class NoDocstring(qt.Grouping):
+    def groups(self, paths, leaves):
+        return PerTensor().groups(paths, leaves)
+
+
+class LeavesOut(qt.Grouping):
+    """Forgets the last leaf."""
+
+    def groups(self, paths: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, list[str]]:
+        return {"net": list(paths)[:-1] or list(paths)}
+
+
+class Loses(Scalar):
+    """Joins to zeros."""
+
+    def join(self, blocks, shape):
+        return jnp.zeros(shape)
+
+
+class Miscounts(Scalar):
+    """Tells another number of vectors."""
+
+    def count(self, shape):
+        return 1
+
+
+class Wraps(qt.Coder):
+    """Bytes, whatever the alphabet."""
+
+    def table(self, symbols: Symbols) -> bytes:
+        return b""
+
+    def encode(self, symbols: Symbols, table: bytes) -> bytes:
+        return symbols.values.astype(np.uint8).tobytes()
+
+    def decode(self, payload: bytes, table: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
+        return np.frombuffer(payload, np.uint8).reshape(shape).astype(np.int32)
+
+
+class Crashes(Wraps):
+    """Damage is a crash."""
+
+    def table(self, symbols: Symbols) -> bytes:
+        if symbols.alphabet > 256:
+            raise qt.LeafError("at most 256 symbols")
+        return b""
+
+
+class Forgets(qt.Transform):
+    """Fills what was pruned."""
+
+    def run(self, compressed, context: Context):
+        return compressed.replace(
+            {path: Raw.of(leaf.decode(compressed.codebooks) + 1) for path, leaf in compressed.leaves.items()}
+        )
+
+
+class Wanders(qt.Stage):
+    """Draws from the clock instead of from its key."""
+
+    def run(self, compressed, context: Context):
+        noise = np.float32(np.random.default_rng().normal())
+        return compressed.replace({"fc1/bias": Raw.of(compressed.leaves["fc1/bias"].decode({}) + noise)})
+
+
+class Nested(qt.Stage):
+    """Stands for a preset, which a recipe would not expand again."""
+
+    def expand(self):
+        return (conformance.instance("stage", "kmeans"),)
+
+
+FAULTS = [
+    (Nan, "contract", "one weight that takes part|equal weights: .*(NaN|codes outside)"),
+    (FloatCodes, "contract", "normal weights: codes are float32, not integers"),
+    (TooManyCodes, "contract", "normal weights: codes outside of the codebook of 3"),
+    (FlatTable, "contract", "normal weights: .*"),
+    (WorseThanZeros, "contract", "normal weights: the squared error [0-9.e+]+ is above that of zeros"),
+    (WorseThanZeros, "quantizes", "with learner .*kernel: the squared error is not less than that of zeros"),
+    (Random, "contract", "normal weights: the same key gives something else"),
+    (Random, "quantizes", "the same key gives another model"),
+    (SeesPruned, "ignores what is pruned", "the codebook depends on blocks that the mask leaves out"),
+    (OneRung, "ladder", "a rung stands there twice"),
+    (NotDescribed, "settings", "settings without a description: k"),
+    (NoDocstring, "settings", "NoDocstring has no docstring"),
+    (LeavesOut, "groups", "of the leaves .*'tiny/kernel'.* the groups hold"),
+    (Loses, "splits and joins", r"a leaf \(7,\) is not put together again"),
+    (Loses, "quantizes", "kernel: the squared error is not less"),
+    (Miscounts, "splits and joins", r"a leaf \(7,\) is split into \(1, 7, 1\), where the methods tell \(1, 1, 1\)"),
+    (Wraps, "codes", "400 symbols of an alphabet of 300 decode to others|ValueError"),
+    (Crashes, "codes", "ValueError: cannot reshape"),
+    (Forgets, "keeps what was done before", "weights that were pruned are not zero any more"),
+    (Wanders, "runs", "the same key gives another model"),
+    (Nested, "expands", "it expands to other presets"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plugin", "check", "told"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_broken_promise_is_found(plugin: type[Any], check: str, told: str) -> None:
+    with registry.temporarily():
+        qt.register("faulty")(plugin)
+        with pytest.raises(qt.PluginError, match=f"{plugin.family} 'faulty', check '{check}': .*({told})"):
+            conformance.check(plugin.family, "faulty", check)
+        with pytest.raises(qt.PluginError):  # without a name: all of them, in order
+            conformance.check(plugin.family, "faulty")
+
+
+def test_each_check_has_a_fault_that_it_finds() -> None:
+    found = {check for _, check, _ in FAULTS}
+    assert {check for _, _, check in TABLE} - found == {"devices", "stores"}
+
+
+def test_what_can_not_be_checked_is_told() -> None:
+    with registry.temporarily():
+
+        @qt.register("needs")
+        class Needs(qt.Learner):
+            """Has a setting without default."""
+
+            k: int = Field(ge=1, description="number")
+
+            def learn(self, blocks, mask, key):
+                return kmeans(blocks, mask, key)
+
+        with pytest.raises(qt.PluginError, match=r"'needs': its `example` makes no instance \(k: Field required\)"):
+            conformance.check("learner", "needs")
+    with pytest.raises(qt.PluginError, match="no learner is called 'kmean'; did you mean 'kmeans'"):
+        conformance.check("learner", "kmean")
+    with pytest.raises(qt.PluginError, match="no check of learners is called 'contrakt'; did you mean 'contract'"):
+        conformance.check("learner", "kmeans", "contrakt")
+    with pytest.raises(qt.PluginError, match="there are no checks for the family 'encoding'"):
+        conformance.check("encoding", "raw")

@@ -21,14 +21,17 @@ LIBRARY_ORDER = (
     {"task"},
     {"clustering", "coding"},
     {"model"},
+    {"linen"},
     {"encodings"},
-    {"storage"},
+    {"storage", "checkpoints"},
     {"graph"},
     {"stage"},
     {"quantizers"},
     {"transforms"},
     {"recovery"},
+    {"presets"},
     {"recipe"},
+    {"conformance"},
     {"cli"},
 )
 # What the code of each top-level package may import of the others.

@@ -1,9 +1,10 @@
 """quantree turns a trained network into a small file and shows what that cost in accuracy."""
 
-from quantree import clustering
+from quantree import clustering, conformance
 from quantree.coding import Coder
 from quantree.encodings import Blocking, Codebook, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, FormatError, LeafError, PluginError, QuantreeError
+from quantree.linen import from_linen
 from quantree.model import Model, from_nnx, from_params
 from quantree.quantizers import Grouping, Learner
 from quantree.recipe import Recipe
@@ -36,6 +37,8 @@ __all__ = [
     "Task",
     "Transform",
     "clustering",
+    "conformance",
+    "from_linen",
     "from_nnx",
     "from_params",
     "load",

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from pydantic import Field
 
-from quantree import quantizers, recovery, transforms  # registers the stages that come with quantree
+from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
 from quantree.encodings import Coded, Compressed
-from quantree.errors import ConfigError, LeafError, QuantreeError
+from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
 from quantree.model import Model
 from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, freeze, validate
 from quantree.stage import Context, Stage
 from quantree.task import Data
 
-__all__ = ["Recipe", "changed_leaves", "quantizers", "recovery", "transforms"]
+__all__ = ["Recipe", "changed_leaves", "presets", "quantizers", "recovery", "transforms"]
 
 OnStage = Callable[[int, Stage, Compressed, Compressed, float], None]
 
@@ -54,11 +54,15 @@ class Recipe(Config):
 
         With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
         """
-        leaves = Compressed.from_model(model).leaves
+        leaves, eval_only = Compressed.from_model(model).leaves, ""
         for index, stage in enumerate(self.stages):
             for inner in stage.expand():
                 try:
                     inner.check(leaves)
+                    if eval_only and inner.train_mode:
+                        raise ConfigError(
+                            f"it runs the network in train mode, which {eval_only!r} before it rules out; put it first"
+                        )
                 except ConfigError as error:
                     if document is None:
                         raise ConfigError(f"stage {index} ({stage.name}): {error}", error.value) from None
@@ -66,6 +70,8 @@ class Recipe(Config):
                     message = document.error(place, str(error))
                     written, wanted = dotted(place), dotted((*location, *place))
                     raise ConfigError(str(message).replace(written, wanted, 1), error.value) from None
+                if inner.needs_eval_mode:
+                    eval_only = inner.name
 
     def run(
         self,
@@ -82,6 +88,9 @@ class Recipe(Config):
         after each stage with (index, stage, model before, model after, seconds).
         """
         self.check(model)
+        for index, stage in enumerate(self.stages):
+            if data is None and any(inner.trains for inner in stage.expand()):
+                raise DataError(f"stage {index} ({stage.name}) trains: give `data` to Recipe.run")
         compressed = Compressed.from_model(model)
         for index, stage in enumerate(self.expanded):
             before, started = compressed, time.perf_counter()

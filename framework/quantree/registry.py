@@ -30,6 +30,8 @@ class Plugin(Config):
 
     family: ClassVar[str]
     name: ClassVar[str] = ""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a small instance, by which `quantree.conformance` tries the plug-in; only what has no default."""
 
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

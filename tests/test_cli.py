@@ -1,0 +1,184 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from quantree import cli, storage
+from quantree.checkpoints import LAYOUTS
+from tests.storage.test_hostile import forged
+
+RECIPES = sorted(path.stem for path in cli.RECIPES.glob("*.yaml"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a small checkpoint of PyTorch's, `in.safetensors`."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "conv.weight": rng.normal(size=(8, 4, 3, 3)).astype(np.float32),
+        "bn.weight": np.ones(8, np.float32),
+        "bn.running_var": rng.random(8).astype(np.float32),
+        "head.weight": rng.normal(size=(10, 80)).astype(ml_dtypes.bfloat16),
+    }
+    save_file({**arrays, "bn.num_batches_tracked": np.asarray(7)}, tmp_path / "in.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> int:
+    return cli.main(words)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_a_checkpoint_there_and_back(
+    folder: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compress", "in.safetensors", "--recipe", recipe, "--out", "net.qtree") == 0
+    told = capsys.readouterr().out
+    assert "layout torch" in told and "left out" in told and "bn.num_batches_tracked" in told
+    assert run("inspect", "net.qtree", "--against", "in.safetensors") == 0
+    assert run("decompress", "net.qtree", "--out", "out.safetensors") == 0
+    before, after = load_file("in.safetensors"), load_file("out.safetensors")
+    assert after.keys() == before.keys() - {"bn.num_batches_tracked"}
+    for name, array in after.items():
+        assert (array.shape, array.dtype) == (before[name].shape, before[name].dtype)
+    np.testing.assert_array_equal(after["bn.running_var"], before["bn.running_var"])
+    wrong = after["conv.weight"] - before["conv.weight"]
+    assert 0 < np.square(wrong).mean() < (0.2 if recipe in ("prune_kmeans", "kmeans4") else 0.02)
+
+
+def test_tables_tell_who_took_a_leaf_and_what_it_lost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows() -> dict[str, list[str]]:
+        cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in capsys.readouterr().out.splitlines()]
+        return {row[1]: row for row in cells if row and row[0] == "leaf"}
+
+    Path("r.yaml").write_text("state: ['*running_var']\nstages:\n  - {kind: kmeans, k: 4, match: conv/*}\n")
+    assert run("compress", "in.safetensors", "--recipe", "r.yaml", "--out", "net.qtree") == 0
+    told = rows()
+    assert told["conv/kernel"][3] == "quantize" and told["head/kernel"][3] == "nothing"
+    assert run("inspect", "net.qtree", "--against", "in.safetensors") == 0
+    seen = rows()
+    assert seen["conv/kernel"][3::2][:2] == ["coded", "4"] and seen["head/kernel"][3] == "raw"
+    weights = load_file("in.safetensors")["conv.weight"].astype(np.float64)
+    kernel = np.asarray(storage.load("net.qtree").decode()["conv"]["kernel"])
+    noise = np.square(weights - kernel.transpose(3, 2, 0, 1)).sum()
+    expected = 10 * np.log10(np.square(weights).sum() / noise)
+    for table in (told, seen):
+        assert float(table["conv/kernel"][-1]) == pytest.approx(expected, abs=0.051)
+        assert table["head/kernel"][-1] == "exact"
+
+
+def test_a_folder_of_orbax_goes_the_same_way(folder: Path) -> None:
+    assert run("compress", "in.safetensors", "--recipe", "half", "--out", "a.qtree") == 0
+    assert run("decompress", "a.qtree", "--out", "orbax") == 0
+    assert run("compress", "orbax", "--recipe", "half", "--layout", "torch", "--out", "b.qtree") == 0
+    assert Path("a.qtree").read_bytes() == Path("b.qtree").read_bytes()
+
+
+def test_same_seed_same_bytes(folder: Path) -> None:
+    for name in ("a", "b"):
+        assert run("compress", "in.safetensors", "--recipe", "kmeans4", "--seed", "3", "--out", f"{name}.qtree") == 0
+    assert Path("a.qtree").read_bytes() == Path("b.qtree").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("compress gone.safetensors --recipe half --out x.qtree", "gone.safetensors: can't be read: No such file"),
+        ("compress in.safetensors --recipe halff --out x.qtree", "did you mean 'half'"),
+        ("compress in.safetensors --recipe gone.yaml --out x.qtree", "gone.yaml: can't read the config"),
+        ("compress in.safetensors --recipe bad.yaml --out x.qtree", "bad.yaml:2: stages[0].kind: no stage is called"),
+        ("compress in.safetensors --recipe match.yaml --out x.qtree", "match.yaml:2: stages[0].match"),
+        ("compress in.safetensors --recipe empty.yaml --out x.qtree", "empty.yaml:1: stages: needs at least one stage"),
+        ("compress gone.safetensors --recipe train.yaml --out x.qtree", "train.yaml:2: stages[0]: stage 'finetune' ne"),
+        ("compress in.safetensors --recipe half --out no/x.qtree", "No such file"),
+        ("compress in.safetensors --out x.qtree", "nothing says how: give --recipe"),
+        ("compress in.safetensors --target-ratio 500 --out x.qtree", "can't be reached: the smallest file has"),
+        ("compress in.safetensors --target-ratio -1 --out x.qtree", "ratio: input should be greater than 0"),
+        ("inspect in.safetensors", "not a .qtree file"),
+        ("compress in.safetensors --recipe half --out ./in.safetensors", "would be written over what is read"),
+        ("decompress in.safetensors --out out.safetensors", "not a .qtree file"),
+    ],
+)
+def test_errors_are_one_line(folder: Path, command: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text("stages:\n  - {kind: kmeens, k: 4}\n")
+    Path("match.yaml").write_text("stages:\n  - {kind: kmeans, k: 4, match: [cnv/*]}\n")
+    Path("empty.yaml").write_text("stages: []\n")
+    Path("train.yaml").write_text("stages:\n  - {kind: finetune, epochs: 1}\n")
+    before = {path.name for path in folder.iterdir()}
+    assert run(*command.split()) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and reason in told
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_a_folder_of_other_things_is_never_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compress", "in.safetensors", "--recipe", "half", "--out", "net.qtree") == 0
+    for name in ("letters", "letters.safetensors"):
+        (folder / name).mkdir()
+        (folder / name / "dear.txt").write_text("kept")
+        assert run("decompress", "net.qtree", "--out", name) == 1
+        assert "no checkpoint; it is left as it is" in capsys.readouterr().err
+        assert [path.name for path in (folder / name).iterdir()] == ["dear.txt"]
+
+
+def test_another_checkpoint_is_not_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compress", "in.safetensors", "--recipe", "half", "--out", "net.qtree") == 0
+    save_file({"conv.weight": np.ones((8, 4, 3, 3), np.float32)}, "other.safetensors")
+    assert run("inspect", "net.qtree", "--against", "other.safetensors") == 1
+    assert "not the same in the file and in the checkpoint" in capsys.readouterr().err
+
+
+def test_a_header_that_lies_is_shown_all_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book = ["b", "table", [], "float32", [], "centroids"]
+    rows = [["w", "coded", [0], "float32", [["b"]]], ["v", "coded", [0], "float32", ["b", 1]]]
+    Path("net.qtree").write_bytes(forged([None, sorted(rows), [book], []], bytes(4)))
+    assert run("inspect", "net.qtree") == 0
+    assert "codebook" in capsys.readouterr().out
+
+
+def test_wrong_usage_exits_with_two() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run("compress")
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("target", [("--target-ratio", "5"), ("--target-bytes", "1100")])
+def test_a_target_is_kept_and_comes_after_the_recipe(folder: Path, target: tuple[str, str]) -> None:
+    dense = sum(array.nbytes for name, array in load_file("in.safetensors").items() if "tracked" not in name)
+    limit = int(target[1]) if target[0] == "--target-bytes" else dense // int(target[1])
+    for recipe in ((), ("--recipe", "half")):
+        assert run("compress", "in.safetensors", *recipe, *target, "--out", "net.qtree") == 0
+        assert 0.9 * limit < Path("net.qtree").stat().st_size <= limit
+
+
+def test_recipes_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recipes") == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == RECIPES and all(len(row.split()) > 5 for row in rows)
+
+
+def test_layouts_are_those_of_checkpoints() -> None:
+    assert cli.LAYOUTS == LAYOUTS
+
+
+def test_as_a_program() -> None:
+    done = subprocess.run([sys.executable, cli.__file__, "recipes"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "kmeans16" in done.stdout
+
+
+def test_a_published_checkpoint(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = shared_data / "checkpoints" / "cifar10_resnet8.safetensors"
+    assert run("compress", str(file), "--recipe", "kmeans16", "--out", "net.qtree") == 0
+    assert Path("net.qtree").stat().st_size * 7 < file.stat().st_size
+    assert run("decompress", "net.qtree", "--out", "out.safetensors") == 0
+    before, after = load_file(file), load_file("out.safetensors")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert (array.shape, array.dtype) == (after[name].shape, after[name].dtype)
+        assert np.square(array - after[name]).sum() <= 0.03 * np.square(array).sum()
