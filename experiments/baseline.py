@@ -1,4 +1,4 @@
-"""The network before compression: trained once, used by every trial that begins with it."""
+"""The network before compression: trained or imported once, used by every trial that begins with it."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ from pydantic import Field
 from experiments.data import DataConfig, Splits, splits
 from experiments.execution import Execution
 from experiments.identity import content_hash
+from experiments.imported import Imported
 from experiments.store import Store, write_json
 from experiments.zoo import Network
 from quantree.encodings import Compressed
@@ -33,7 +34,8 @@ class Baseline(Config):
     data: DataConfig = Field(description="what it is trained on")
     fingerprint: str = Field(description="digest of the data set's arrays")
     model: Choice[Network] = Field(description="the network")
-    training: Training = Field(description="how it is trained")
+    training: Training | None = Field(description="how it is trained; None: it is imported")
+    checkpoint: Imported | None = Field(default=None, description="where its weights come from, if not from training")
     seed: int = Field(description="of initial weights, validation split and order of batches")
     execution: Execution = Field(description="kind of device and threads")
     sources: tuple[str, ...] = Field((), description="digests of the plug-in files that define network or data set")
@@ -41,12 +43,15 @@ class Baseline(Config):
     @functools.cached_property
     def id(self) -> str:
         """Content hash."""
-        return content_hash("baseline", **self.model_dump(mode="json"))
+        path = {"checkpoint": {"path"}} if self.checkpoint else None  # of the file only the content counts
+        return content_hash("baseline", **self.model_dump(mode="json", exclude=path))
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network, the data that it was trained on, and its metrics on validation and test split."""
+    """A trained network, its data, and its metrics on validation and test split. If it was imported, it may have been
+    trained on the validation images.
+    """
 
     model: Model
     splits: Splits
@@ -55,7 +60,7 @@ class Trained:
 
 
 def obtain(baseline: Baseline, store: Store, data_dir: Path | None = None) -> Trained:
-    """Loads the trained network from the store, or trains it now. `Busy` if another process is training it."""
+    """Loads the network from the store, or trains or imports it now. `Busy` if another process is at it."""
     data = cut(baseline.data, baseline.seed, data_dir)  # pyright: ignore[reportArgumentType]  frozen, so hashable
     folder = store.once("baselines", baseline.id, lambda work: _train(baseline, data, work))
     return _load(folder, baseline, data)  # pyright: ignore[reportArgumentType]
@@ -63,28 +68,33 @@ def obtain(baseline: Baseline, store: Store, data_dir: Path | None = None) -> Tr
 
 def _train(baseline: Baseline, data: Splits, work: Path) -> None:
     started = time.perf_counter()
-    model = _fresh(baseline, data)
-    checkpoints = work / "checkpoints"
-    fitted = fit(
-        Compressed.from_model(model),
-        model=model,
-        data=data.data,
-        training=baseline.training,
-        seed=baseline.seed,
-        folder=checkpoints,
-        label="baseline",
-    )
+    model, history, checkpoints = _fresh(baseline, data), [], work / "checkpoints"
+    if baseline.checkpoint is not None:
+        trained = baseline.checkpoint.into(model)
+        validation = evaluate(Compressed.from_model(trained), trained, data.data)
+    else:
+        assert baseline.training is not None
+        fitted = fit(
+            Compressed.from_model(model),
+            model=model,
+            data=data.data,
+            training=baseline.training,
+            seed=baseline.seed,
+            folder=checkpoints,
+            label="baseline",
+        )
+        trained = Model(fitted.compressed.decode(), unflatten(fitted.compressed.state), model.apply)
+        validation, history = fitted.score, fitted.history
     seconds = time.perf_counter() - started
-    trained = Model(fitted.compressed.decode(), unflatten(fitted.compressed.state), model.apply)
     metric = evaluate(Compressed.from_model(trained), trained, on_test(data)).metric
     shutil.rmtree(checkpoints, ignore_errors=True)
     orbax.save(str((work / "model").resolve()), _plain(trained), overwrite=True)  # a killed process may have been here
     result = {
         "baseline": baseline.id,
-        "validation_metric": fitted.score.metric,
+        "validation_metric": validation.metric,
         "metric": metric,
         "train_seconds": seconds,
-        "history": fitted.history,
+        "history": history,
     }
     write_json(work / "config.json", baseline.model_dump(mode="json"))
     write_json(work / "result.json", result)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from experiments.data import DataConfig
 from experiments.data.dataset import source_named
 from experiments.execution import Execution
 from experiments.grid import GRID, expand, forbid, misspelt, set_part
+from experiments.imported import Checkpoint
 from experiments.plugins import PluginFile
 from experiments.zoo import Network
 from quantree import registry
@@ -46,7 +48,8 @@ class Experiment(Config):
     name: Name = Field(description="name of the sweep, a column of its results")
     data: DataConfig = Field(description="data set, validation split, scaling")
     model: Choice[Network] = Field(description="the network")
-    baseline: Training = Field(description="how the network is trained before it is compressed")
+    baseline: Training | None = Field(default=None, description="how the network is trained before it is compressed")
+    checkpoint: Checkpoint | None = Field(default=None, description="a trained network to load in place of `baseline`")
     recipes: dict[Name, tuple[Choice[Stage], ...]] = Field(
         min_length=1, description="method -> stages, run in this order; the name is the column `method` of the results"
     )
@@ -56,6 +59,13 @@ class Experiment(Config):
     plugins: tuple[str, ...] = Field((), description="Python files that register plug-ins; relative to this file")
     smoke: dict[str, Any] = Field({}, description="dotted.key -> value: what `--smoke` changes, to end within seconds")
     execution: Execution = Field(Execution(), description="kind of device and threads")
+
+    @model_validator(mode="after")
+    def _trained_or_loaded(self) -> "Experiment":
+        if (self.baseline is None) == (self.checkpoint is None):
+            reason = "give either `baseline`, how the network is trained, or `checkpoint`, where it is loaded from"
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "baseline"})
+        return self
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def _points(document: Document, method: str) -> Iterable[Point]:
     alone = Document(
         {**document.data, "recipes": {method: document.data["recipes"][method]}}, document.source, document.lines
     )
-    around = [key for key in ("data", "model", "baseline") if key in document.data]
+    around = [key for key in ("data", "model", "baseline", "checkpoint") if key in document.data]
     choices = expand(alone, place)
     for key in around:
         choices = [
@@ -165,6 +175,21 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
     except ConfigError as error:
         raise document.error(("model",), str(error)) from None
     recipe.check(model, document.at(place), place)
+    if experiment.checkpoint is not None:
+        _choose_nothing(document, place, recipe)
+
+
+def _choose_nothing(document: Document, place: Location, recipe: Recipe) -> None:
+    """An imported network may have been trained on the images that are cut off for validation here."""
+    for index, stage in enumerate(recipe.stages):
+        for inner in stage.expand():
+            if inner.chooses:
+                at = (*place, index, *document.at((*place, index)).find(inner.chooses))
+                raise document.error(
+                    at,
+                    f"`{inner.chooses}` chooses on validation images, which an imported network may have been trained "
+                    "on: fix the schedule (keep: last, and no patience or tolerance)",
+                )
 
 
 def _smoke(document: Document) -> Document:

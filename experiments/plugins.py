@@ -10,6 +10,8 @@ from pydantic import Field
 from quantree.errors import PluginError
 from quantree.schema import Config
 
+PREFIX = "quantree_plugin_"  # of the names under which plug-in files are imported; the start of their digest follows
+
 
 class PluginFile(Config):
     """A Python file that registers plug-ins when it is imported. A trial's identity has its content, not its path."""
@@ -29,11 +31,12 @@ class PluginFile(Config):
     @property
     def module(self) -> str:
         """Name under which the file is imported: equal content is one module."""
-        return f"quantree_plugin_{self.sha256[:16]}"
+        return PREFIX + self.sha256[:16]
 
     def load(self) -> None:
         """Imports the file, once. `PluginError` if that fails, or if the file has changed since it was first read."""
         if self.module in sys.modules:
+            sys.modules[self.module] = sys.modules.pop(self.module)  # last: where two define a name, this file is meant
             return
         if PluginFile.at(Path(self.path)).sha256 != self.sha256:
             raise PluginError(f"the plug-in file {self.path} was changed while the sweep ran; start the sweep again")

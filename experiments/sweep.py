@@ -22,6 +22,7 @@ from experiments.config import Loaded, Point
 from experiments.data import data_root, load
 from experiments.data.dataset import source_named
 from experiments.execution import Execution
+from experiments.imported import Imported
 from experiments.plugins import PluginFile
 from experiments.store import Busy, Store, write_json
 from experiments.trial import Trial, run_trial
@@ -71,13 +72,20 @@ def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: 
         fingerprint = load(data.name, root).fingerprint
     except DataError as error:
         raise point.document.error(("data", "name"), str(error)) from None
+    checkpoint = None
+    if experiment.checkpoint is not None:
+        try:
+            checkpoint = Imported.at(Path(point.document.source).parent, experiment.checkpoint)
+        except DataError as error:
+            raise point.document.error(("checkpoint", "file"), str(error)) from None
     # A plug-in file with nothing but a quantizer in it may change without training the network anew.
-    modules = {type(experiment.model).__module__, type(source_named(data.name)).__module__}
+    modules = {*experiment.model.modules, type(source_named(data.name)).__module__}
     baseline = Baseline(
         data=data,
         fingerprint=fingerprint,
         model=experiment.model,
         training=experiment.baseline,
+        checkpoint=checkpoint,
         seed=seed,
         execution=execution,
         sources=tuple(plugin.sha256 for plugin in plugins if plugin.module in modules),

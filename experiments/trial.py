@@ -78,11 +78,13 @@ class Trial(Config):
         Stages as they were written, the rest with defaults filled in. Digests are cut to 16 digits.
         """
         baseline = self.baseline.model_dump(mode="json", include={"data", "model", "training", "execution"})
+        checkpoint = self.baseline.checkpoint
+        imported = {} if checkpoint is None else {"checkpoint": checkpoint.sha256[:16]}
         return {
             "stages": self.settings["stages"],
             "data": {**baseline["data"], "fingerprint": self.baseline.fingerprint[:16]},
             "model": baseline["model"],
-            "baseline": baseline["training"],
+            "baseline": baseline["training"] or imported,
             "execution": baseline["execution"],
             "plugins": [plugin.sha256[:16] for plugin in self.plugins],
         }

@@ -43,12 +43,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def raw_dir(shared_data: Path, pytestconfig: pytest.Config) -> Path:
-    """Folder with the raw files of mnist and fashion_mnist, unpacked once per clone."""
-    raw = _dataset_cache(pytestconfig) / "raw"
+    """Folder with the raw files of mnist, fashion_mnist and cifar10, unpacked once per clone."""
+    names = ("mnist", "fashion_mnist", "cifar10")
+    raw = _dataset_cache(pytestconfig) / "-".join(("raw", *names))
     with _lock(raw):
         if not raw.is_dir():
-            half = raw.with_name("raw.incomplete")
-            subprocess.run([sys.executable, shared_data / "unpack.py", half, "mnist", "fashion_mnist"], check=True)
+            half = raw.with_name(f"{raw.name}.incomplete")
+            subprocess.run([sys.executable, shared_data / "unpack.py", half, *names], check=True)
             half.rename(raw)
     return raw
 
@@ -63,6 +64,12 @@ def mnist_dir(raw_dir: Path, pytestconfig: pytest.Config) -> Path:
 def fashion_mnist_dir(raw_dir: Path, pytestconfig: pytest.Config) -> Path:
     """As `mnist_dir`, with fashion_mnist."""
     return _prepared("fashion_mnist", raw_dir, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(raw_dir: Path, pytestconfig: pytest.Config) -> Path:
+    """As `mnist_dir`, with cifar10."""
+    return _prepared("cifar10", raw_dir, pytestconfig)
 
 
 def _prepared(name: str, raw: Path, config: pytest.Config) -> Path:

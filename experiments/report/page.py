@@ -69,7 +69,7 @@ def _data(summary: Summary) -> dict[str, Any]:
         "settings": [_setting(setting, panels.index(setting.panel), strings) for setting in drawn],
         "trials": [_trial(trial, i, kinds) for i, setting in enumerate(drawn) for trial in setting.done],
         "failed": [trial.row() for trial in summary.failed],
-        "warnings": [*(warn_larger(setting) for setting in summary.larger), *summary.problems],
+        "warnings": [*summary.notes, *(warn_larger(setting) for setting in summary.larger), *summary.problems],
         "strings": list(strings),
     }
 

@@ -125,6 +125,12 @@ class Trial(pydantic.BaseModel):
         return self.status == "done"
 
     @property
+    def imported(self) -> bool:
+        """Whether the network came trained: the validation images may be among those that it was trained on."""
+        baseline = self.settings.get("baseline")
+        return isinstance(baseline, dict) and "checkpoint" in baseline
+
+    @property
     def settings_text(self) -> str:
         """The settings as one line of JSON, the same for equal settings."""
         return json.dumps(self.settings, sort_keys=True, ensure_ascii=False)

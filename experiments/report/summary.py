@@ -3,8 +3,8 @@
 Two marks, kept apart on purpose. `pareto` is what the plot shows: no other setting of the same data set and model has
 both a test metric and a ratio at least as good, and one of them better. `chosen` is what one may claim: per method,
 data set and model, the setting with the largest mean ratio among those whose mean *validation* metric is not worse
-than their baselines' mean validation metric. The test metric has no say in it, and a setting with a failed seed is
-never chosen.
+than their baselines' mean validation metric. The test metric has no say in it. A setting with a failed seed is never
+chosen, nor is one of an imported network, whose validation images may be among those that it was trained on.
 """
 
 import itertools
@@ -135,6 +135,16 @@ class Summary:
         return sorted({trial.method for trial in self.trials})
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of these numbers."""
+        imported = sorted({(s.panel.dataset, s.model) for s in self.settings if s.first.imported})
+        return tuple(
+            f"{dataset}, {model}: the network was imported, and may have been trained on the validation images: they "
+            "serve no choice, and nothing is marked as chosen"
+            for dataset, model in imported
+        )
+
+    @property
     def larger(self) -> tuple[Setting, ...]:
         """The settings whose mean file is larger than the uncompressed model."""
         return tuple(setting for setting in self.settings if setting.ratio.mean < 1)
@@ -246,9 +256,9 @@ def _chosen(settings: list[Setting]) -> set[int]:
     for i, setting in enumerate(settings):
         validation = setting.panel.sign * setting.validation_metric.mean
         baseline = setting.panel.sign * setting.baseline_validation_metric.mean
-        if (
-            validation >= baseline - SAME and not setting.failed
-        ):  # NaN, where no baseline is known, fails the comparison
+        if setting.failed or setting.first.imported:
+            continue
+        if validation >= baseline - SAME:  # NaN, where no baseline is known, fails the comparison
             key = (setting.panel, setting.first.method)
             best[key] = max(best.get(key, (-math.inf, 0.0, 0)), (setting.ratio.mean, validation, -i))
     return {-minus_i for _, _, minus_i in best.values()}

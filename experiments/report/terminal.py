@@ -27,6 +27,8 @@ def show(summary: Summary, console: Console | None = None) -> None:
         console.print()
     if any(summary.drawn.values()):
         console.print(_text(NOTE, "dim"))
+    for note in summary.notes:
+        console.print(_text(f"note: {note}", "yellow"))
     for setting in summary.larger:
         console.print(_text(f"warning: {warn_larger(setting)}", "yellow"))
     for trial in summary.failed[:MOST_FAILED]:

@@ -67,7 +67,8 @@ def test_smoke_and_overrides_change_values_and_overrides_win(tmp_path: Path) -> 
         load_experiment(written(tmp_path), overrides, small).points
         for overrides, small in (([], False), ([], True), (["baseline.epochs=7", "recipes.kmeans.0.k=3"], True))
     )
-    assert [points[0].experiment.baseline.epochs for points in (plain, smoke, both)] == [2, 1, 7]
+    trainings = [points[0].experiment.baseline for points in (plain, smoke, both)]
+    assert [training and training.epochs for training in trainings] == [2, 1, 7]
     assert [len(points) for points in (plain, smoke, both)] == [6, 4, 3]
 
 

@@ -169,6 +169,15 @@ def test_rows_of_earlier_versions_stay_apart_from_complete_ones(row):
     assert [panel.model for panel in summary_of(partly).drawn] == ["mlp hidden=[4]", "mlp hidden=[8]"]
 
 
+def test_nothing_is_chosen_for_an_imported_network_and_the_reader_is_told(row):
+    rows = [row(validation_metric=0.99)]
+    assert chosen_k(summary_of(rows)) == [16] and summary_of(rows).notes == ()
+    rows[0]["settings"]["baseline"] = {"checkpoint": "0123456789abcdef"}
+    assert chosen_k(summary_of(rows)) == []
+    [note] = summary_of(rows).notes
+    assert note.startswith("digits, small: the network was imported")
+
+
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [(2.5, 0, "3"), (1234.5, 0, "1,235"), (1234.4, 0, "1,234"), (3.125, 2, "3.13"), (1.005, 2, "1.00"), (0.5, 0, "1")],
