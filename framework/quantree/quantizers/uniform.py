@@ -12,6 +12,7 @@ from quantree.quantizers.base import LADDER, Learner, bucket
 from quantree.registry import register
 
 _CLIPS = 64
+_FINE = (512, 1024, 4096, 16384)  # where hardly anything is to be lost, there is nothing to be won by clipping
 
 
 @register("uniform")
@@ -30,7 +31,8 @@ class Uniform(Learner):
     @classmethod
     def ladder(cls) -> tuple["Uniform", ...]:
         # A wide grid spends fewer bits than its k tells: entropy coding makes the rare outer levels nearly free.
-        return tuple(cls(k=k, clip=clip) for k in LADDER for clip in ("mse", "none"))
+        coarse = tuple(cls(k=k, clip=clip) for k in LADDER for clip in ("mse", "none"))
+        return (*coarse, *(cls(k=k, clip="none") for k in _FINE))
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
         del key
