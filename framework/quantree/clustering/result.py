@@ -24,3 +24,22 @@ class KMeans(NamedTuple):
     steps: jax.Array
     converged: jax.Array
     repaired: jax.Array
+
+
+class EntropyCoded(NamedTuple):
+    """Result of entropy-constrained clustering of scalars; a pytree.
+
+    centroids: [k] ascending, float32 (float64 for float64 input); k is found with the rest.
+    codes: [n] int32; not always the nearest centroid, because frequent ones cost fewer bits. 0 for masked values.
+    inertia: [], sum over values of weight x squared distance to the centroid.
+    counts: [k] int32, values per centroid; masked values are not counted.
+    bits: [], what an ideal entropy coder needs for all codes: the sum of -log2(counts / n).
+    steps: [] int32, iterations done; 0 for the optimum.
+    """
+
+    centroids: jax.Array
+    codes: jax.Array
+    inertia: jax.Array
+    counts: jax.Array
+    bits: jax.Array
+    steps: jax.Array

@@ -2,6 +2,7 @@
 
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.budget import Budget
+from quantree.quantizers.entropy import EntropyConstrained, EntropyLloyd
 from quantree.quantizers.groupings import PerKind, PerTensor, WholeNet
 from quantree.quantizers.kmeans import KMeans
 from quantree.quantizers.presets import KMeansPreset, ProductPreset, UniformPreset
@@ -10,6 +11,8 @@ from quantree.quantizers.uniform import Uniform
 
 __all__ = [
     "Budget",
+    "EntropyConstrained",
+    "EntropyLloyd",
     "Grouping",
     "KMeans",
     "KMeansPreset",

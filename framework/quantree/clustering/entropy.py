@@ -1,0 +1,215 @@
+"""Entropy-constrained clustering of scalars: the least squared error plus `slope` times the bits of the codes.
+
+A code that points to p of all values costs -log2 p bits once it is entropy-coded, so a rare centroid must be worth its
+bits, and how many there are follows from the slope. Both forms keep clusters that are intervals of the sorted values.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from quantree.clustering import checks
+from quantree.clustering.intervals import Gain, Scalars, Sorted, distinct, grid, refine, scalars
+from quantree.clustering.result import EntropyCoded
+from quantree.errors import LeafError
+
+CELLS = 256  # least number of grid cells
+CELLS_PER_CENTROID = 8  # with fewer, the grid is made finer
+NEARBY = 0.25  # of the way to the next boundary: the grid is that fine
+OCTAVES = 24  # by which slopes are searched below the variance: down to 1 / 4096 of the deviation
+HALVINGS = 16
+ROWS = 64  # of the table of gains that exist at once; its columns are the cells
+
+
+def entropy_constrained(
+    x: Any,
+    slope: float | None = None,
+    *,
+    bits: float | None = None,
+    weights: Any = None,
+    mask: Any = None,
+    overhead: float = 0.0,
+) -> EntropyCoded:
+    """The clustering of x [n] with the least inertia + slope x (bits + overhead x k), deterministic.
+
+    slope: squared error that one bit must save; the larger, the fewer bits. At high rate an error of D per value has a
+        slope of about 2 ln 2 D. Or instead of it
+    bits: bits per value that takes part, at most; the smallest slope that keeps to it is found by bisection.
+    weights: importance of each value's error, [n], at least 0; it has no part in the bits. mask: [n], False for values
+        that take no part (code 0). overhead: bits that each centroid costs by itself, in a codebook and a coding table.
+
+    The code length of a cluster is additive, so one pass of dynamic programming finds number, boundaries and centroids
+    together; O(cells^2) time. Up to 512 distinct values are their own cells, and the result is the optimum over
+    intervals; else the cells are a grid of 512, or 8 per centroid, and the boundaries are moved afterwards.
+    Without any value of weight there is one centroid, zero. On the host, in float64, as `kmeans_1d`.
+    `LeafError` if x is empty or not 1-D, for settings out of range, and for NaN, infinity or negative weights.
+    """
+    if (slope is None) == (bits is None):
+        raise LeafError("give either slope or bits")
+    _positive(slope=slope, bits=bits)
+    if not 0 <= overhead < np.inf:
+        raise LeafError(f"overhead is {overhead!r}; expected bits per centroid, at least 0 and finite")
+    given = scalars(x, weights, mask)
+    if not given.heavy.any():
+        return _result(given, np.zeros(1), np.zeros(0), 0)
+    ordered = given.sort()
+    edges = distinct(ordered.values)
+    if slope is not None:
+        bounds = _cluster(ordered, edges, slope / ordered.unit, overhead)
+    else:
+        assert bits is not None
+        bounds = _within(bits, ordered, edges, overhead)
+    means = ordered.means(bounds, np.zeros(bounds.size - 1))
+    return _result(given, means, ordered.values[bounds[1:-1]], 0)
+
+
+def entropy_lloyd(
+    x: Any,
+    slope: float,
+    k: int,
+    *,
+    weights: Any = None,
+    mask: Any = None,
+    iterations: int = 50,
+    tolerance: float = 1e-3,
+) -> EntropyCoded:
+    """The iterative form, from 3 k clusters of equally many values: codes, centroids and probabilities by turns.
+
+    Each value goes to the least (x - c)^2 - slope log2 p; clusters that lose all are dropped. It ends once at most k
+    are left, when the cost falls by no more than `tolerance` of itself, or after `iterations`. A local optimum
+    (Choi et al., ICLR 2017, section 4; Marino et al., arXiv 2308.10644, where the logarithm is natural).
+    Arguments, bounds and errors as in `entropy_constrained`; weights count in the means only.
+    """
+    _positive(slope=slope)
+    checks.codebook_size(k)
+    given = scalars(x, weights, mask)
+    if not given.heavy.any():
+        return _result(given, np.zeros(1), np.zeros(0), 0)
+    ordered = given.sort()
+    n = ordered.values.size
+    edges = distinct(ordered.values)
+    bounds = np.unique(edges[np.searchsorted(edges, np.linspace(0, n, 3 * k + 1).astype(np.int64))])
+    gain = _gain(ordered, slope / ordered.unit, 0.0)
+    total, steps, cost = gain(bounds[:-1], bounds[1:]).sum(), 0, 0.0
+    base = _energy(ordered)
+    while steps < iterations and bounds.size - 1 > k:
+        cost = base - total
+        means = ordered.means(bounds, np.zeros(bounds.size - 1))
+        lengths = -np.log2(np.diff(bounds) / n)
+        cuts = _envelope(means, slope * lengths)
+        bounds = np.unique(np.concatenate([[0], np.searchsorted(ordered.values, cuts, side="right"), [n]]))
+        steps, total = steps + 1, gain(bounds[:-1], bounds[1:]).sum()
+        if cost - (base - total) <= tolerance * cost:
+            break
+    return _result(given, ordered.means(bounds, np.zeros(bounds.size - 1)), ordered.values[bounds[1:-1]], steps)
+
+
+def _positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not 0 < value < np.inf:
+            raise LeafError(f"{name} is {value!r}; expected a number above 0 and finite")
+
+
+def _cluster(ordered: Sorted, edges: np.ndarray, slope: float, overhead: float) -> np.ndarray:
+    """Boundaries [k + 1] of the best intervals; `edges`: where boundaries may stand."""
+    gain, cells = _gain(ordered, slope, overhead), CELLS
+    while edges.size > cells + 1:
+        bounds = _optimum(grid(ordered.values, edges, cells), gain)
+        if CELLS_PER_CENTROID * (bounds.size - 1) <= cells:
+            return np.unique(refine(bounds, gain, NEARBY))
+        cells *= 2
+    return _optimum(edges, gain)
+
+
+def _within(bits: float, ordered: Sorted, edges: np.ndarray, overhead: float) -> np.ndarray:
+    """The same at the smallest slope, of those tried, that needs no more bits per value."""
+    n = ordered.values.size
+    # At a slope of the variance one centroid is best, or nearly.
+    spread = max(float(np.mean((ordered.values - ordered.origin) ** 2)), np.finfo(np.float64).tiny)
+    low, high, best = -OCTAVES, 4.0, np.asarray([0, n])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        bounds = _cluster(ordered, edges, spread * 2.0**middle, overhead)
+        counts = np.diff(bounds)
+        if counts @ np.log2(n / counts) <= bits * n:
+            high, best = middle, bounds
+        else:
+            low = middle
+    return best
+
+
+def _gain(ordered: Sorted, slope: float, overhead: float) -> Gain:
+    """What an interval takes off the inertia, less what its codes cost."""
+    n = ordered.values.size
+
+    def gain(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        count = high - low
+        bits = count * np.log2(n / np.maximum(count, 1)) + overhead * (count > 0)
+        return ordered.explained(low, high) - slope * bits
+
+    return gain
+
+
+def _energy(ordered: Sorted) -> float:
+    return float(np.diff(ordered.mass) @ (ordered.values - ordered.origin) ** 2)
+
+
+def _optimum(edges: np.ndarray, gain: Gain) -> np.ndarray:
+    """The best of all `edges` as boundaries: `best[i]` is the most that the values before edge i give."""
+    best, last = np.zeros(edges.size), np.zeros(edges.size, np.int64)
+    for first in range(1, edges.size, ROWS):
+        rows = np.arange(first, min(first + ROWS, edges.size))
+        low, high = edges[: rows[-1]], edges[rows, None]
+        gains = gain(np.minimum(low, high), high)
+        for i, each in zip(rows.tolist(), gains, strict=True):
+            total = best[:i] + each[:i]
+            last[i] = total.argmax()
+            best[i] = total[last[i]]
+    chosen = [edges.size - 1]
+    while chosen[-1]:
+        chosen.append(int(last[chosen[-1]]))
+    return edges[chosen[::-1]]
+
+
+def _envelope(centroids: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Where the cheapest of ascending centroids changes, ascending; as a function of x, (x - c)^2 + price is x^2 plus a
+    line, so these are the corners of a lower envelope of lines.
+    """
+    lines: list[int] = []
+    corners: list[float] = []
+    for j in range(centroids.size):
+        corner = -np.inf
+        while lines:
+            i = lines[-1]
+            rise = prices[j] - prices[i] + centroids[j] ** 2 - centroids[i] ** 2
+            corner = rise / (2 * (centroids[j] - centroids[i]))
+            if corner > corners[-1]:
+                break
+            lines.pop()
+            corners.pop()
+        lines.append(j)
+        corners.append(corner if len(lines) > 1 else -np.inf)
+    return np.asarray(corners[1:])
+
+
+def _result(given: Scalars, means: np.ndarray, cuts: np.ndarray, steps: int) -> EntropyCoded:
+    """What is returned. cuts [k - 1]: the least value of each cluster but the first."""
+    dtype = np.dtype(checks.floating("x", given.values[:1]).dtype)
+    centroids = means.astype(dtype)
+    positions = given.values.astype(np.float64)
+    codes = np.searchsorted(cuts, positions, side="right").astype(np.int32)
+    codes[~given.real] = 0
+    residuals = np.where(given.real, positions - centroids[codes], 0)
+    counts = np.bincount(codes[given.real], minlength=centroids.size)
+    present = counts[counts > 0]
+    with np.errstate(over="ignore"):  # beyond float32 the inertia is infinite
+        inertia = (given.weights @ residuals**2).astype(dtype)
+    return EntropyCoded(
+        centroids=jnp.asarray(centroids),
+        codes=jnp.asarray(codes),
+        inertia=jnp.asarray(inertia),
+        counts=jnp.asarray(counts, jnp.int32),
+        bits=jnp.asarray(present @ np.log2(present.sum() / present), dtype),
+        steps=jnp.asarray(steps, jnp.int32),
+    )
