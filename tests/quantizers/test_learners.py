@@ -14,7 +14,7 @@ from pydantic import Field
 
 from quantree.encodings import Affine
 from quantree.errors import ConfigError
-from quantree.quantizers import KMeans, Learner, Uniform
+from quantree.quantizers import EntropyConstrained, EntropyLloyd, KMeans, Learner, Uniform
 from quantree.quantizers.base import LADDER, bucket
 from quantree.schema import validate
 from tests.compilations import compilations
@@ -153,6 +153,40 @@ def test_a_uniform_codebook_is_two_numbers() -> None:
     book, _ = Uniform(k=300).learn(jnp.ones((1, 2, 1)), jnp.ones((1, 2), bool), KEY)
     assert isinstance(book, Affine) and book.size == 300
     assert sum(stream.data.size for stream in book.streams().values()) == 2
+
+
+# --- Entropy-constrained --------------------------------------------------------------------------------------------
+
+
+def rate(codes: np.ndarray) -> float:
+    shares = np.bincount(codes) / codes.size
+    return float(-np.sum(shares[shares > 0] * np.log2(shares[shares > 0])))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_slope_is_a_share_of_the_variance_and_bits_are_bits(scale: float) -> None:
+    x = np.random.default_rng(0).laplace(size=4000) * scale
+    table, codes, _ = learn(EntropyConstrained(slope=0.1), x)
+    np.testing.assert_array_equal(codes, learn(EntropyConstrained(slope=0.1), x / scale)[1])
+    np.testing.assert_array_equal(np.unique(codes), np.arange(len(table)))
+    _, codes, _ = learn(EntropyConstrained(bits=2.0), x)
+    assert 1.9 < rate(codes) <= 2.0
+    _, iterative, worse = learn(EntropyLloyd(k=4, slope=0.1), x)
+    assert 1 < rate(iterative) < 3 and np.isfinite(worse)
+
+
+def test_pruned_values_have_no_part_in_the_rate() -> None:
+    x, mask = RNG.normal(size=3000), RNG.random(3000) < 0.3
+    table, codes, _ = learn(EntropyConstrained(bits=1.5), np.where(mask, x, 0), mask)
+    alone, own, _ = learn(EntropyConstrained(bits=1.5), x[mask])
+    np.testing.assert_array_equal(table, alone)
+    np.testing.assert_array_equal(codes[mask], own)
+
+
+def test_slope_or_bits() -> None:
+    for wrong in ({}, {"slope": 0.1, "bits": 2.0}):
+        with pytest.raises(ConfigError, match="give either slope or bits"):
+            validate(EntropyConstrained, wrong)
 
 
 # --- Ladders --------------------------------------------------------------------------------------------------------
