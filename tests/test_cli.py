@@ -95,7 +95,15 @@ def test_same_seed_same_bytes(folder: Path) -> None:
         ("compress in.safetensors --recipe match.yaml --out x.qtree", "match.yaml:2: stages[0].match"),
         ("compress in.safetensors --recipe empty.yaml --out x.qtree", "empty.yaml:1: stages: needs at least one stage"),
         ("compress gone.safetensors --recipe train.yaml --out x.qtree", "train.yaml:2: stages[0]: stage 'finetune' ne"),
-        ("compress in.safetensors --recipe half --out no/x.qtree", "No such file"),
+        ("compress in.safetensors --recipe half --out no/x.qtree", "no/x.qtree: there is no folder no"),
+        ("compress gone.safetensors --recipe half --out .", "is a folder; name a file"),
+        ("decompress gone.qtree --out no/x.safetensors", "there is no folder no"),
+        (
+            "compress flat.safetensors --recipe kmeans16 --out x.qtree",
+            "flat.safetensors: holds no float array with two",
+        ),
+        ("compress flat.safetensors --target-ratio 2 --out x.qtree", "`--recipe half` takes any"),
+        ("compress in.safetensors --recipe kmeans16 --target-ratio 8 --out x.qtree", "either says how finely to quant"),
         ("compress in.safetensors --out x.qtree", "nothing says how: give --recipe"),
         ("compress in.safetensors --target-ratio 500 --out x.qtree", "can't be reached: the smallest file has"),
         ("compress in.safetensors --target-ratio -1 --out x.qtree", "ratio: input should be greater than 0"),
@@ -109,6 +117,7 @@ def test_errors_are_one_line(folder: Path, command: str, reason: str, capsys: py
     Path("match.yaml").write_text("stages:\n  - {kind: kmeans, k: 4, match: [cnv/*]}\n")
     Path("empty.yaml").write_text("stages: []\n")
     Path("train.yaml").write_text("stages:\n  - {kind: finetune, epochs: 1}\n")
+    save_file({"b.weight": np.ones(5, np.float32)}, "flat.safetensors")
     before = {path.name for path in folder.iterdir()}
     assert run(*command.split()) == 1
     told = capsys.readouterr().err
@@ -145,6 +154,43 @@ def test_wrong_usage_exits_with_two() -> None:
     with pytest.raises(SystemExit) as stopped:
         run("compress")
     assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        run("compress", "in.safetensors", "--recipe", "half", "--out", "x.qtree", "--seed", str(1 << 70))
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_size_is_the_most_even_of_a_very_small_file(folder: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"fc1.kernel": (64, 32), "fc1.bias": (32,), "fc2.kernel": (32, 10), "fc2.bias": (10,)}
+    save_file({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, "small.safetensors")
+    for size in range(500, 1000, 60):
+        assert run("compress", "small.safetensors", "--target-bytes", str(size), "--layout", layout, "--out", "s") == 0
+        assert Path("s").stat().st_size <= size
+
+
+def test_values_that_sixteen_bits_cannot_hold_are_no_obstacle(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    scales = {"tiny.weight": 1e-8, "fine.weight": 1.0, "huge.weight": 1e6}
+    arrays = {name: (scale * rng.normal(size=(64, 32))).astype(np.float32) for name, scale in scales.items()}
+    save_file({**arrays, "empty.weight": np.zeros((0, 4), np.float32)}, "wide.safetensors")
+    for how in (("--target-ratio", "2.5"), ("--recipe", "kmeans16")):
+        assert run("compress", "wide.safetensors", *how, "--out", "w.qtree") == 0
+        assert run("decompress", "w.qtree", "--out", "w.safetensors") == 0
+        back = load_file("w.safetensors")
+        for name, array in arrays.items():
+            assert np.square(back[name] - array).sum() < 0.02 * np.square(array).sum()
+        assert back["empty.weight"].shape == (0, 4)
+
+
+def test_the_file_is_written_though_nobody_reads_the_table(folder: Path) -> None:
+    words = [sys.executable, cli.__file__, "compress", "in.safetensors", "--target-ratio", "4", "--out", "n.qtree"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        told = program.stderr.read().decode()
+    assert program.returncode == 0 and "error" not in told and "Traceback" not in told
+    assert storage.load("n.qtree").layout == "torch"
 
 
 @pytest.mark.parametrize("target", [("--target-ratio", "5"), ("--target-bytes", "1100")])

@@ -4,6 +4,9 @@ Whatever needs JAX is imported when a command runs.
 """
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+    except BrokenPipeError:  # whoever read has gone away; a file that was asked for has been written before
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (QuantreeError, OSError) as error:
         line = " ".join(str(error).split())
         print(f"error: {line if line.isprintable() else ascii(line)}", file=sys.stderr)
@@ -50,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--target-ratio", type=float, metavar="X", help="how many times smaller, at least")
     target.add_argument("--target-bytes", type=int, metavar="N", help="size of the file, at most")
     compress.add_argument("--layout", choices=LAYOUTS, help="names and axes; default: found out")
-    compress.add_argument("--seed", type=int, default=0, help="of stages that draw numbers; default: 0")
+    compress.add_argument("--seed", type=_seed, default=0, help="of stages that draw numbers; default: 0")
     compress.set_defaults(run=_compress)
 
     inspect = commands.add_parser("inspect", help="what a .qtree file holds, leaf by leaf")
@@ -70,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 to {(1 << 32) - 1:,}, not {text!r}")
+    return int(text)
+
+
 def _recipes(options: argparse.Namespace) -> None:
     del options
     for path in sorted(RECIPES.glob("*.yaml")):
@@ -85,16 +96,16 @@ def _compress(options: argparse.Namespace) -> None:
 
     from quantree import checkpoints, storage
     from quantree.encodings import Compressed
-    from quantree.encodings.compressed import Layout
+    from quantree.model import Layout
     from quantree.recipe import Recipe
     from quantree.schema import validate
-    from quantree.stage import Patterns, Stage
+    from quantree.stage import Patterns, Stage, select
 
     class CheckpointRecipe(Recipe):
         layout: Layout | None = Field(default=None, description="names and axes of the checkpoint; null: found out")
         state: Patterns | None = Field(default=None, description="the checkpoint's own names of what is not trained")
 
-    _keep_apart(options.checkpoint, options.out)
+    _check_out(options.checkpoint, options.out, folder=False)
     document = _document(options)
     recipe = validate(CheckpointRecipe, document)
     if not recipe.stages:
@@ -104,9 +115,15 @@ def _compress(options: argparse.Namespace) -> None:
             error = document.error(("stages", index), f"stage {stage.name!r} needs data, and a checkpoint has none")
             raise DataError(str(error))
     found = checkpoints.read(options.checkpoint, options.layout or recipe.layout, recipe.state)
-    recipe.check(found.model, document.at(("stages",)), ("stages",))
-    original = Compressed.from_model(found.model)
-    _tell(options.checkpoint, found, original)
+    model = dataclasses.replace(found.model, layout=found.layout)
+    original = Compressed.from_model(model)
+    if not _is_file(options.recipe) and options.recipe != "half":
+        try:
+            select(None, original.leaves)
+        except ConfigError:
+            reason = "holds no float array with two or more axes to quantize; `--recipe half` takes any"
+            raise DataError(f"{options.checkpoint}: {reason}") from None
+    recipe.check(model, document.at(("stages",)), ("stages",))
 
     takers: dict[str, list[str]] = {}
 
@@ -117,11 +134,14 @@ def _compress(options: argparse.Namespace) -> None:
             if len(_arrays(before, path)) != len(_arrays(after, path)) or any(old is not new for old, new in pairs):
                 takers.setdefault(path, []).append(stage.name)
 
-    compressed = recipe.run(found.model, key=jax.random.key(options.seed), on_stage=note)
-    compressed = dataclasses.replace(compressed, layout=found.layout)
+    # What there is to tell is shown once the file is safe: whoever reads it may go away.
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        _tell(options.checkpoint, found, original)
+        compressed = recipe.run(model, key=jax.random.key(options.seed), on_stage=note)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the ratio below says the same in one line
         ledger = storage.save(options.out, compressed)
+    print(told.getvalue(), end="")
     _print(_leaf_table(options.out, _snr(original, compressed), takers))
     larger = "; LARGER than the checkpoint's arrays" if ledger.ratio < 1 else ""
     print(f"{options.out}: {ledger.total:,} bytes, {ledger.ratio:.2f} times smaller{larger}")
@@ -136,7 +156,7 @@ def _document(options: argparse.Namespace) -> "Document":
     if options.recipe is not None:
         document = read_yaml(_recipe_file(options.recipe))
     elif target:
-        document = Document({"stages": ({"kind": "cast"},)}, "--target")
+        document = Document({"stages": ({"kind": "cast", "unfit": "keep"},)}, "--target")
     else:
         raise ConfigError("nothing says how: give --recipe (see `quantree recipes`), --target-ratio or --target-bytes")
     if not target or not isinstance(document.data, dict) or not isinstance(document.data.get("stages"), tuple):
@@ -145,12 +165,16 @@ def _document(options: argparse.Namespace) -> "Document":
     return Document({**document.data, "stages": stages}, document.source, document.lines)
 
 
+def _is_file(recipe: str | None) -> bool:
+    return recipe is not None and (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
+
+
 def _recipe_file(given: str) -> Path:
-    if given.endswith((".yaml", ".yml")) or "/" in given:
+    if _is_file(given):
         return Path(given)
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if given not in names:
-        raise ConfigError(f"no recipe is called {given!r}; {nearest(given, names)} A file's name ends in .yaml")
+        raise ConfigError(f"no recipe is called {given!r}; {nearest(given, names)}. A file's name ends in .yaml")
     return RECIPES / f"{given}.yaml"
 
 
@@ -174,7 +198,7 @@ def _decompress(options: argparse.Namespace) -> None:
     from quantree import checkpoints, storage
     from quantree.model import unflatten
 
-    _keep_apart(options.file, options.out)
+    _check_out(options.file, options.out, folder=True)
     compressed = storage.load(options.file)
     layout = options.layout or compressed.layout or "flax"
     checkpoints.write(options.out, compressed.decode(), unflatten(compressed.state), layout)
@@ -182,7 +206,12 @@ def _decompress(options: argparse.Namespace) -> None:
     print(f"{options.out}: {arrays} arrays, layout {layout}")
 
 
-def _keep_apart(given: Path, out: Path) -> None:
+def _check_out(given: Path, out: Path, folder: bool) -> None:
+    """`QuantreeError`, before any work, if `out` can't be written; folder: it may be one."""
+    if not out.parent.is_dir():
+        raise QuantreeError(f"{out}: there is no folder {out.parent}")
+    if out.is_dir() and not folder:
+        raise QuantreeError(f"{out}: is a folder; name a file")
     if given.exists() and out.exists() and given.samefile(out):
         raise QuantreeError(f"{out}: would be written over what is read; choose another name")
 

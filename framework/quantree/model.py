@@ -7,7 +7,7 @@ batch-norm statistics), and one pure function. Only this file and `linen.py` kno
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from quantree.errors import LeafError, QuantreeError
 DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
 Flat = dict[str, Any]
+Layout = Literal["torch", "keras", "flax"]
+"""Whose names and axes a checkpoint has."""
 # What modules call the argument that tells training from use -> its value while training.
 TRAIN_FLAGS = {
     **dict.fromkeys(("train", "training", "is_training"), True),
@@ -38,11 +40,15 @@ class Apply(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """A network: its arrays and the function that they parametrise (None for a bare checkpoint)."""
+    """A network: its arrays and the function that they parametrise (None for a bare checkpoint).
+
+    layout: of the checkpoint that it was read from, so that one can be written again; None if there was none.
+    """
 
     params: Tree
     state: Tree
     apply: Apply | None = None
+    layout: Layout | None = None
 
     @property
     def dense_bytes(self) -> int:

@@ -85,13 +85,16 @@ class Recovery(Stage):
 
 
 def select(patterns: Patterns | None, leaves: Mapping[str, Encoding]) -> list[str]:
-    """Paths that a stage takes: those that match, or, without patterns, every float leaf with two or more axes.
+    """Paths that a stage takes: those that match, or, without patterns, every float leaf with two or more axes that is
+    not empty.
 
     `ConfigError` if there is none.
     """
     if patterns is not None:
         return match(patterns, leaves)
-    taken = [path for path, leaf in leaves.items() if len(leaf.shape) >= 2 and is_float_leaf(leaf)]
+    taken = [
+        path for path, leaf in leaves.items() if len(leaf.shape) >= 2 and 0 not in leaf.shape and is_float_leaf(leaf)
+    ]
     if not taken:
         raise ConfigError("the model has no float leaf with two or more axes; name the leaves to take in `match`")
     return taken

@@ -131,3 +131,13 @@ def test_what_is_missing_is_told() -> None:
         run(mlp(), {**TUNE, "match": "codebooks/*"})
     with pytest.raises(LeafError, match="prune, then quantize"):
         run(mlp(), {"kind": "uniform", "k": 2}, {**TUNE, "gradual": {"stage": {"kind": "prune", "density": 0.5}}})
+
+
+def test_fields_of_sixteen_bits_are_trained_in_more(baseline: Model) -> None:
+    before = ({"kind": "kmeans", "k": 4}, {"kind": "cast"})
+    *_, coded, tuned = run(baseline, *before, {**TUNE, "epochs": 4, "learning_rate": 0.01})
+    assert loss(tuned, baseline) < 0.9 * loss(coded, baseline)
+    assert {field.dtype.name for field in float_fields(tuned).values()} == {"float16"}
+    wild = {**TUNE, "learning_rate": 1e6, "schedule": "constant", "keep": "last", "clip": 1.0}
+    with pytest.raises(LeafError, match="a value has grown too large for float16; put `cast` after the training"):
+        run(baseline, *before, wild)

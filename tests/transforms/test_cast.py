@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import jax
@@ -59,8 +60,25 @@ def test_only_the_fields_that_match() -> None:
         run({"kind": "cast", "match": "codebooks/*"})
 
 
-def test_a_value_that_is_too_large_is_named() -> None:
-    net = {"a": np.full((2, 2), 1e5, np.float32)}
-    with pytest.raises(LeafError, match="a/value: a value is NaN, infinite, or too large for float16"):
-        run({"kind": "cast"}, net=net)
-    np.testing.assert_allclose(run({"kind": "cast", "dtype": "bfloat16"}, net=net).decode()["a"], net["a"], rtol=1e-2)
+def test_what_sixteen_bits_cannot_hold_is_an_error_or_stays() -> None:
+    net = {"large": np.full(4, 1e5, np.float32), "small": np.full((2, 3), 1e-8, np.float32), "fine": NET["b"]}
+    for name, reason in (
+        ("large", "a value of 1e+05 is too large"),
+        ("small", "values of at most 1e-08 are too small"),
+    ):
+        with pytest.raises(LeafError, match=f"{name}/value: {re.escape(reason)} for float16; .*unfit: keep"):
+            run({"kind": "cast", "match": f"{name}/value"}, net=net)
+    kept = run({"kind": "cast", "unfit": "keep"}, net=net)
+    assert {name: field.dtype.name for name, field in float_fields(kept).items()} == {
+        "large/value": "float32",
+        "small/value": "float32",
+        "fine/value": "float16",
+    }
+    assert {
+        field.dtype.name for field in float_fields(run({"kind": "cast", "dtype": "bfloat16"}, net=net)).values()
+    } == {"bfloat16"}
+
+
+def test_fields_of_sixteen_bits_stay() -> None:
+    net = {"a": jnp.full((2, 2), 1e6, jnp.bfloat16)}
+    assert float_fields(run({"kind": "cast"}, net=net))["a/value"].dtype == jnp.bfloat16

@@ -95,6 +95,12 @@ def test_linen_and_an_epsilon_of_its_own(epsilon: float) -> None:
     }
 
 
+def test_a_checkpoint_of_keras_has_the_epsilon_of_keras() -> None:
+    model = dataclasses.replace(from_linen(), layout="keras", apply=None)
+    folded = run(model)
+    np.testing.assert_array_equal(folded.state["batch_stats/one/var"], np.full(8, 1 - 1e-3, np.float32))
+
+
 def test_only_the_norms_that_match() -> None:
     model = from_linen()
     folded = run(model, {**FOLD, "match": "t*"}, data=digits())

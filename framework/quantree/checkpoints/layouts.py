@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from quantree.encodings import match
-from quantree.encodings.compressed import Layout
 from quantree.errors import LeafError
-from quantree.model import Flat
+from quantree.model import Flat, Layout
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 COUNTERS = "num_batches_tracked"  # PyTorch counts batches beside its statistics; a missing counter starts at 0

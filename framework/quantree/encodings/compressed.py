@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,10 @@ from quantree.encodings.base import Codebook, Encoding, static
 from quantree.encodings.coded import Coded
 from quantree.encodings.plain import Raw
 from quantree.errors import ConfigError, FormatError, nearest
-from quantree.model import Flat, Model, Tree, flatten, to_nnx, unflatten
+from quantree.model import Flat, Layout, Model, Tree, flatten, to_nnx, unflatten
 
 if TYPE_CHECKING:
     from flax import nnx
-
-Layout = Literal["torch", "keras", "flax"]
-"""Whose names and axes a checkpoint has."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +39,7 @@ class Compressed:
     def from_model(cls, model: Model) -> Self:
         """Every leaf as it is."""
         leaves: dict[str, Encoding] = {path: Raw.of(leaf) for path, leaf in flatten(model.params).items()}
-        return cls(leaves, {}, flatten(model.state), model.dense_bytes)
+        return cls(leaves, {}, flatten(model.state), model.dense_bytes, model.layout)
 
     def decode(self) -> Tree:
         """The parameters, as nested dicts of arrays. Pure and jit-able."""

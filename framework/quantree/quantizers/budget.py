@@ -136,7 +136,10 @@ class Budget(Stage):
         """What `run` makes, with the account of it."""
         free = [path for path in select(self.match, compressed.leaves) if not compressed.leaves[path].uses()]
         if not free:
-            raise ConfigError("budget: every leaf that it matches has been quantized by an earlier stage")
+            raise ConfigError(
+                "budget: every leaf that it matches has been quantized by an earlier stage; a recipe either says how "
+                "finely to quantize, or how large the file may be"
+            )
         ladders, narrow = self._ladders(), self.centroids == "float16"
         names = [unused(path, compressed.codebooks) for path in free]
         curves: list[Curve] = []
@@ -180,7 +183,8 @@ class Budget(Stage):
             least = planner.smallest
             raise ConfigError(
                 f"{wanted} can't be reached: the smallest file has {least.written:,} bytes (ratio {least.ratio:.2f}), "
-                f"of which {planner.fixed:,} are what this stage does not take: other leaves, state, header",
+                f"of which {planner.fixed:,} are what this stage does not take: other leaves, state, header "
+                "(`cast` and `fold_statistics` make them smaller, if they stand before it)",
                 self.bytes if self.ratio is None else self.ratio,
             )
         return plan

@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from quantree.encodings import Compressed, Encoding, float_fields, match
+from quantree.encodings import Compressed, Encoding, float_fields, map_floats, match
+from quantree.errors import LeafError
 from quantree.recovery.loop import Training, applied, fit
 from quantree.recovery.objective import Objective
 from quantree.registry import Choice, register
@@ -45,7 +47,8 @@ class Finetune(Recovery, Training):
     """Trains codebooks, scales, biases and unquantized weights; optionally prunes on the way.
 
     The gradient of a centroid is the sum over the weights that point to it (Han et al. 2016, section 3.3), because
-    autodiff goes through the look-up. With `distill` the uncompressed network teaches.
+    autodiff goes through the look-up. With `distill` the uncompressed network teaches. Fields of 16 bits are trained in
+    32 and rounded at the end.
     """
 
     example: ClassVar = {"epochs": 1}
@@ -77,8 +80,9 @@ class Finetune(Recovery, Training):
         objective = Objective(
             applied(context.model), data.task.loss, self.distill, self.temperature, data.task.outputs == "logits"
         )
+        # In 16 bits Adam divides by zero and small steps are rounded away; the widths are those of the file.
         fitted = fit(
-            compressed,
+            map_floats(_widened, compressed),
             model=context.model,
             data=data,
             training=self,
@@ -91,4 +95,17 @@ class Finetune(Recovery, Training):
             folder=context.folder,
             label="finetune",
         )
-        return fitted.compressed
+        widths = {name: field.dtype for name, field in float_fields(compressed).items()}
+        return map_floats(lambda name, field: _narrowed(name, field, widths[name]), fitted.compressed)
+
+
+def _widened(name: str, field: jax.Array) -> jax.Array:
+    del name
+    return field.astype(jnp.float32) if field.dtype.itemsize < 4 else field
+
+
+def _narrowed(name: str, field: jax.Array, dtype: Any) -> jax.Array:
+    narrow = field.astype(dtype)
+    if not bool(jnp.isfinite(narrow).all()):
+        raise LeafError(f"{name}: a value has grown too large for {dtype}; put `cast` after the training")
+    return narrow

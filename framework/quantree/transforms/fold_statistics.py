@@ -38,7 +38,12 @@ class FoldStatistics(Transform):
     needs_eval_mode: ClassVar[bool] = True
 
     match: Patterns = Field(default=_ALL, description="norms to fold, such as layer1/*/bn1")
-    epsilon: float = Field(default=1e-5, gt=0, lt=1, description="what these norms add to the variance")
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="what these norms add to the variance; default: 1e-3 in a checkpoint of Keras, else 1e-5",
+    )
     tolerance: float | None = Field(
         default=None,
         gt=0,
@@ -52,8 +57,9 @@ class FoldStatistics(Transform):
             raise ConfigError("the model has no norm with running statistics: no `mean` and `var` in its state")
         leaves: dict[str, Encoding] = {}
         state = dict(compressed.state)
+        epsilon = self.epsilon or (1e-3 if compressed.layout == "keras" else 1e-5)
         for name in match(self.match, norms):
-            folded = _fold(norms[name], compressed, self.epsilon)
+            folded = _fold(norms[name], compressed, epsilon)
             leaves |= folded[0]
             state |= folded[1]
         after = compressed.replace(leaves, state=state)
@@ -62,10 +68,12 @@ class FoldStatistics(Transform):
             if batch is None:
                 raise DataError("there is nothing to check the folded network on: the validation split is empty")
             dtypes = [leaf.value.dtype for leaf in leaves.values() if isinstance(leaf, Raw)]
-            self._compare(compressed, after, context.model.apply, batch[0], dtypes)
+            self._compare(compressed, after, context.model.apply, batch[0], dtypes, epsilon)
         return after
 
-    def _compare(self, before: Compressed, after: Compressed, apply: Apply, inputs: Any, dtypes: list[Any]) -> None:
+    def _compare(
+        self, before: Compressed, after: Compressed, apply: Apply, inputs: Any, dtypes: list[Any], epsilon: float
+    ) -> None:
         # Not in TF32, whose rounding is coarser than the tolerance.
         with jax.default_matmul_precision("highest"):
             old, new = (_forward(apply)(net.decode(), unflatten(net.state), inputs) for net in (before, after))
@@ -78,7 +86,7 @@ class FoldStatistics(Transform):
             if not change <= allowed:
                 raise QuantreeError(
                     f"the folded network is another one: an output changes by {change:.2g} of the largest output, more "
-                    f"than {allowed:.2g}. Is epsilon {self.epsilon:g} that of the norms? Keras has 0.001, Flax and "
+                    f"than {allowed:.2g}. Is epsilon {epsilon:g} that of the norms? Keras has 0.001, Flax and "
                     "PyTorch 0.00001"
                 )
 
