@@ -1,5 +1,6 @@
 """Arrays -> centroids and codes: k-means for vectors, the sorted form for scalars, nearest-centroid search."""
 
+from quantree.clustering.additive import Additive, additive, residual
 from quantree.clustering.agglomerative import Agglomeration, agglomerate
 from quantree.clustering.entropy import entropy_constrained, entropy_lloyd
 from quantree.clustering.result import EntropyCoded, KMeans
@@ -8,13 +9,16 @@ from quantree.clustering.search import assign
 from quantree.clustering.vector import kmeans
 
 __all__ = [
+    "Additive",
     "Agglomeration",
     "EntropyCoded",
     "KMeans",
+    "additive",
     "agglomerate",
     "assign",
     "entropy_constrained",
     "entropy_lloyd",
     "kmeans",
     "kmeans_1d",
+    "residual",
 ]

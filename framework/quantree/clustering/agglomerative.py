@@ -62,7 +62,7 @@ def agglomerate(
         raise LeafError(f"distance is {distance!r}; expected at least 0, and finite")
     host = np.asarray(points)
     merges = hierarchy.linkage(_distances(points, host), method) if n > 1 else np.zeros((0, 4))
-    done = n - k if k is not None else int(np.count_nonzero(merges[:, 2] <= distance))
+    done = int(np.count_nonzero(merges[:, 2] <= distance)) if distance is not None else n - (k or 0)
     codes = _cut(merges[:done], n)
     counts = np.bincount(codes)
     sums = np.zeros((counts.size, host.shape[1]))
