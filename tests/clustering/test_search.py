@@ -74,3 +74,14 @@ def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
     c = jnp.asarray(rng.normal(size=(20, 4)), jnp.bfloat16)
     np.testing.assert_array_equal(assign(x, c), assign(x.astype(jnp.float32), c.astype(jnp.float32)))
     assert jax.eval_shape(assign, x, c).dtype == jnp.int32
+
+
+def test_codes_do_not_depend_on_threads(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = rng.normal(size=(3 * module.WORTH_A_THREAD + 5, 3)).astype(np.float32)
+    centroids = rng.normal(size=(20, 3)).astype(np.float32)
+    found = {}
+    for threads in (1, 2, 3, 64):
+        monkeypatch.setenv("NPROC", str(threads))
+        found[threads] = np.asarray(assign(x, centroids))
+        np.testing.assert_array_equal(found[threads], found[1])
+    np.testing.assert_array_equal(found[1], jax.jit(assign)(x, centroids))

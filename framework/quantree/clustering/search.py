@@ -6,9 +6,13 @@ inside a tile they are a knock-out tournament. Never more than `TILE` scores per
 """
 
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
@@ -17,6 +21,7 @@ TILE = 16  # centroids scored at once
 BLOCK = 1024  # points of all problems together, per step; their scores stay in the cache of a core
 ACCELERATOR_BLOCK = 65536  # the same on GPU and TPU, where a step must be large to be worth its launch
 SMALLEST_BLOCK = 64
+WORTH_A_THREAD = 8192  # points
 
 
 def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
@@ -24,6 +29,8 @@ def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
 
     x [n, d] and centroids [k, d] -> [n] int32; x [b, n, d] and centroids [b, k, d] or [k, d] -> [b, n] int32.
     Half precision is computed in float32. Memory beyond x and the result: two copies of x, 64 bytes per block point.
+    XLA runs one loop on one core, so on a CPU the points of one problem are shared among threads, as many as `NPROC`
+    or the machine has; the codes don't depend on it.
     `LeafError` for wrong shapes, and for NaN or infinity where the arrays are concrete (not traced).
     """
     x, centroids = checks.points("x", x), checks.points("centroids", centroids)
@@ -33,7 +40,23 @@ def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
             "expected [k, d] or [b, k, d] with the same d and b"
         )
     checks.finite(x=x, centroids=centroids)
-    return _assign(x, centroids)
+    threads = _threads()
+    traced = isinstance(x, Tracer) or isinstance(centroids, Tracer)
+    if traced or x.ndim == 3 or x.shape[0] < WORTH_A_THREAD * threads or threads == 1 or jax.default_backend() != "cpu":
+        return _assign(x, centroids)
+    size = BLOCK * -(-x.shape[0] // (BLOCK * threads))
+    starts = [min(i * size, x.shape[0] - size) for i in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(lambda start: np.asarray(_assign_piece(x, np.int32(start), centroids, size)), starts))
+    codes = np.empty(x.shape[0], np.int32)
+    for start, part in zip(starts, parts, strict=True):
+        codes[start : start + size] = part
+    return jnp.asarray(codes)
+
+
+def _threads() -> int:
+    given = os.environ.get("NPROC", "")
+    return int(given) if given.isdecimal() and int(given) else len(os.sched_getaffinity(0))
 
 
 @jax.jit
@@ -44,6 +67,12 @@ def _assign(x: jax.Array, centroids: jax.Array) -> jax.Array:
     blocks = jax.vmap(functools.partial(to_blocks, size=size))(x)
     codes = jax.vmap(assign_blocks, in_axes=(0, 0 if centroids.ndim == 3 else None))(blocks, centroids)
     return codes.reshape(x.shape[0], -1)[:, : x.shape[1]]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _assign_piece(x: jax.Array, start: jax.Array, centroids: jax.Array, size: int) -> jax.Array:
+    piece = jax.lax.dynamic_slice_in_dim(x, start, size)
+    return assign_blocks(to_blocks(piece, block_size(1, size)), centroids).reshape(-1)
 
 
 def assign_blocks(blocks: jax.Array, centroids: jax.Array) -> jax.Array:
