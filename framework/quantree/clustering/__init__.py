@@ -6,7 +6,7 @@ from quantree.clustering.entropy import entropy_constrained, entropy_lloyd
 from quantree.clustering.result import EntropyCoded, KMeans
 from quantree.clustering.scalar import kmeans_1d
 from quantree.clustering.search import assign
-from quantree.clustering.vector import kmeans
+from quantree.clustering.vector import annealed, kmeans
 
 __all__ = [
     "Additive",
@@ -15,6 +15,7 @@ __all__ = [
     "KMeans",
     "additive",
     "agglomerate",
+    "annealed",
     "assign",
     "entropy_constrained",
     "entropy_lloyd",

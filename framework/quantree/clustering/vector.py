@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
+from quantree.clustering.annealing import RELAXATIONS, Relaxation, anneal
 from quantree.clustering.lloyd import Points, State, lloyd
 from quantree.clustering.result import KMeans
 from quantree.clustering.search import block_size, to_blocks
@@ -52,6 +53,53 @@ def kmeans(
 
     `LeafError` if shapes or k don't fit, and for NaN, infinity or negative weights in arrays that are not traced.
     """
+    return _run(x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, None, 0)
+
+
+def annealed(
+    x: ArrayLike,
+    k: int,
+    *,
+    key: jax.Array,
+    relaxation: Relaxation = "SR-C",
+    steps: int = 100,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    pinned: ArrayLike | None = None,
+    init: Start = "random",
+    initial: ArrayLike | None = None,
+    iterations: int = 25,
+    tolerance: float = 1e-4,
+    restarts: int = 1,
+) -> KMeans:
+    """k-means whose first `steps` iterations are disturbed by noise that fades (see `annealing`), then Lloyd's.
+
+    relaxation: "SR-C" disturbs the points that centroids are the means of, "SR-D" the centroids. All else as in
+    `kmeans`; `iterations`, `steps` and `converged` of the result are those of the undisturbed end.
+    """
+    if relaxation not in RELAXATIONS:
+        raise LeafError(f"relaxation is {relaxation!r}; known: {', '.join(RELAXATIONS)}")
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 0:
+        raise LeafError(f"steps is {steps!r}; expected a whole number, at least 0")
+    return _run(x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, relaxation, steps)
+
+
+def _run(
+    x: ArrayLike,
+    k: int,
+    key: jax.Array,
+    weights: ArrayLike | None,
+    mask: ArrayLike | None,
+    pinned: ArrayLike | None,
+    init: Start,
+    initial: ArrayLike | None,
+    iterations: int,
+    tolerance: float,
+    restarts: int,
+    relaxation: Relaxation | None,
+    noisy: int,
+) -> KMeans:
+    """Checks what a caller gave, and solves."""
     checks.codebook_size(k)
     x = checks.points("x", x)
     batch, (n, d) = x.shape[:-2], x.shape[-2:]
@@ -77,9 +125,11 @@ def kmeans(
         jax.random.split(key, batch[0]) if batch else key,
         jnp.asarray(iterations, jnp.int32),
         jnp.asarray(tolerance, x.dtype),
+        jnp.asarray(noisy, jnp.int32),
         k=int(k),
         init=init,
         restarts=int(restarts),
+        relaxation=relaxation,
         block=block_size(batch[0] if batch else 1, n),
     )
 
@@ -94,7 +144,7 @@ def _centroids(name: str, value: Any, count: int | None, x: jax.Array) -> jax.Ar
     return jnp.broadcast_to(array, (*x.shape[:-2], *array.shape[-2:]))
 
 
-@functools.partial(jax.jit, static_argnames=("k", "init", "restarts", "block"))
+@functools.partial(jax.jit, static_argnames=("k", "init", "restarts", "relaxation", "block"))
 def _kmeans(
     x: jax.Array,
     weights: jax.Array,
@@ -104,10 +154,12 @@ def _kmeans(
     keys: jax.Array,
     iterations: jax.Array,
     tolerance: jax.Array,
+    noisy: jax.Array,
     *,
     k: int,
     init: Start,
     restarts: int,
+    relaxation: Relaxation | None,
     block: int,
 ) -> KMeans:
     def solve(x, weights, real, pinned, initial, key) -> KMeans:
@@ -125,7 +177,10 @@ def _kmeans(
                 free = jnp.zeros((0, x.shape[1]), x.dtype)
             else:
                 free = start(init, key, fill(x, weights > 0), weights, k - pinned.shape[0], pinned)
-            return lloyd(points, jnp.concatenate([pinned, free]), pinned.shape[0], iterations, tolerance)
+            begin = jnp.concatenate([pinned, free])
+            if relaxation is not None:
+                begin = anneal(points, begin, pinned.shape[0], jax.random.fold_in(key, 2), relaxation, noisy)
+            return lloyd(points, begin, pinned.shape[0], iterations, tolerance)
 
         if restarts == 1:
             best = attempt(key)
