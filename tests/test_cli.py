@@ -101,6 +101,7 @@ def test_same_seed_same_bytes(folder: Path) -> None:
         ("compress in.safetensors --target-ratio -1 --out x.qtree", "ratio: input should be greater than 0"),
         ("inspect in.safetensors", "not a .qtree file"),
         ("compress in.safetensors --recipe half --out ./in.safetensors", "would be written over what is read"),
+        ("compress clash.safetensors --recipe half --out x.qtree", "clash.safetensors: e and e/kernel: one lies inside"),
         ("decompress in.safetensors --out out.safetensors", "not a .qtree file"),
     ],
 )
@@ -109,6 +110,7 @@ def test_errors_are_one_line(folder: Path, command: str, reason: str, capsys: py
     Path("match.yaml").write_text("stages:\n  - {kind: kmeans, k: 4, match: [cnv/*]}\n")
     Path("empty.yaml").write_text("stages: []\n")
     Path("train.yaml").write_text("stages:\n  - {kind: finetune, epochs: 1}\n")
+    save_file({"e.weight": np.ones((8, 8), np.float32), "e": np.ones(4, np.float16)}, "clash.safetensors")
     before = {path.name for path in folder.iterdir()}
     assert run(*command.split()) == 1
     told = capsys.readouterr().err

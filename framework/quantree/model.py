@@ -69,13 +69,15 @@ def flatten(tree: Mapping[str, Any]) -> Flat:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`. `LeafError` if one path lies inside another (`a` and `a/b`)."""
     tree: Tree = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
         place = tree
-        for parent in parents:
+        for level, parent in enumerate(parents, 1):
             place = place.setdefault(parent, {})
+            if (outer := "/".join(parents[:level])) in flat:
+                raise LeafError(f"{outer} and {path}: one lies inside the other, so no tree holds both; rename one")
         place[name] = leaf
     return tree
 
