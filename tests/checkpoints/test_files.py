@@ -13,6 +13,7 @@ ARRAYS = {
     "conv.weight": np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32),
     "bn.running_var": np.ones(4, np.float32),
     "head.weight": np.ones((2, 4), ml_dtypes.bfloat16),
+    "logit_scale": np.asarray(2.5, np.float32),
 }
 
 
@@ -28,6 +29,7 @@ def test_a_checkpoint_survives_both_kinds_of_file(tmp_path: Path, name: str) -> 
     again = load_file(tmp_path / "again.safetensors")
     assert again.keys() == ARRAYS.keys()
     for key, array in ARRAYS.items():
+        assert again[key].shape == array.shape
         assert again[key].dtype == array.dtype and again[key].tobytes() == array.tobytes()
     assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", name, "again.safetensors"}
 

@@ -79,7 +79,8 @@ def from_layout(arrays: Mapping[str, Any], layout: Layout, state: Iterable[str] 
 def to_layout(leaves: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
     """The inverse of `from_layout`, for parameters and state together."""
     turned = {path: _turned(path, np.asarray(leaf), layout, (-1, -2), (0, 1)) for path, leaf in leaves.items()}
-    return {_name(path, leaves, layout): np.ascontiguousarray(leaf) for path, leaf in turned.items()}
+    # Not `ascontiguousarray`: it makes a vector of a scalar.
+    return {_name(path, leaves, layout): np.asarray(leaf, order="C") for path, leaf in turned.items()}
 
 
 def _path(name: str, axes: int, layout: Layout) -> str:
