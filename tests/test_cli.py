@@ -101,7 +101,7 @@ def test_same_seed_same_bytes(folder: Path) -> None:
         ("compress in.safetensors --target-ratio -1 --out x.qtree", "ratio: input should be greater than 0"),
         ("inspect in.safetensors", "not a .qtree file"),
         ("compress in.safetensors --recipe half --out ./in.safetensors", "would be written over what is read"),
-        ("compress clash.safetensors --recipe half --out x.qtree", "clash.safetensors: e and e/kernel: one lies inside"),
+        ("compress clash.safetensors --recipe half --out x.qtree", "clash.safetensors: e and e/kernel: one lies"),
         ("decompress in.safetensors --out out.safetensors", "not a .qtree file"),
     ],
 )
