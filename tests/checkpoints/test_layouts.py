@@ -45,6 +45,13 @@ def test_torch_kernels_get_their_inputs_and_outputs_last() -> None:
     assert left_out == ["n.num_batches_tracked"]
 
 
+def test_a_gamma_of_pytorch_keeps_its_name() -> None:
+    names = ["stem.weight", "bn.running_mean", "bn.running_var", "bn.weight", "bn.bias", "blk.gamma"]
+    params, state, _ = from_layout({name: np.ones(2) for name in names}, detect(names))
+    assert [*params] == ["stem/scale", "bn/scale", "bn/bias", "blk/gamma"] and [*state] == ["bn/mean", "bn/var"]
+    assert to_layout({**params, **state}, "torch").keys() == {*names}
+
+
 def test_keras_has_a_beta_where_a_layer_normalises_and_a_bias_elsewhere() -> None:
     names = ["conv2d/kernel", "conv2d/bias", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance"]
     params, state, _ = from_layout({name: np.ones(2) for name in names}, "keras")
@@ -56,6 +63,11 @@ def test_layouts_are_told_apart_by_their_names() -> None:
     assert detect(["conv.weight", "bn.running_mean"]) == "torch"
     assert detect(["conv/kernel", "bn/moving_mean"]) == "keras"
     assert detect(["conv/kernel", "bn/mean", "a/weight"]) == "flax"
+    assert detect(["stem.weight", "bn.running_mean", "bn.bias", "blk.gamma"]) == "torch"
+    assert detect(["encoder.LayerNorm.gamma", "encoder.LayerNorm.beta", "encoder.dense.weight"]) == "torch"
+    assert detect(["bn.gamma", "bn.running_var"]) == "torch"
+    assert detect(["conv/kernel", "bn/gamma", "bn/beta"]) == detect(["moving_mean", "gamma"]) == "keras"
+    assert detect(["blk.gamma", "blk.beta"]) == "flax"
     assert {"torch", "keras", "flax"} == {*LAYOUTS}
 
 

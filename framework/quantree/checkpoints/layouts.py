@@ -39,12 +39,15 @@ class Split(NamedTuple):
 
 
 def detect(names: Iterable[str]) -> Layout:
-    """The layout that such names have; `flax` if nothing speaks for another."""
+    """The layout that such names have; `flax` if nothing speaks for another.
+
+    PyTorch's names go first: its networks may well call a parameter gamma or beta, while Keras has no `x.weight`.
+    """
     lasts = [(name, re.split(r"[./]", name)[-1]) for name in names]
-    if any(last in _KERAS for _, last in lasts):
-        return "keras"
     if any(last in ("weight", *_TORCH) and "/" not in name for name, last in lasts):
         return "torch"
+    if any(last in _KERAS and ("/" in name or last.startswith("moving_")) for name, last in lasts):
+        return "keras"
     return "flax"
 
 
