@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -147,6 +148,24 @@ def test_wrong_usage_exits_with_two() -> None:
     with pytest.raises(SystemExit) as stopped:
         run("compress")
     assert stopped.value.code == 2
+
+
+def test_64_bits_come_back_if_the_environment_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {"a.weight": np.ones((4, 8), np.float32), "a.position_ids": np.arange(8), "a.scales": np.full(4, 0.1)}
+    save_file(arrays, "wide.safetensors")
+    compress = ("compress", "wide.safetensors", "--recipe", "wide.yaml", "--out", "wide.qtree")
+    Path("wide.yaml").write_text("stages:\n  - {kind: cast, match: '*kernel*'}\n")
+    assert run(*compress) == 1
+    assert "a/position_ids: JAX holds int64" in (told := capsys.readouterr().err) and "JAX_ENABLE_X64=1" in told
+    with jax.enable_x64(True):  # what the variable does when the program starts
+        assert run(*compress) == 0
+    assert run("decompress", "wide.qtree", "--out", "again.safetensors") == 1
+    assert "JAX_ENABLE_X64=1" in capsys.readouterr().err
+    with jax.enable_x64(True):
+        assert run("decompress", "wide.qtree", "--out", "again.safetensors") == 0
+    again = load_file("again.safetensors")
+    assert {name: array.dtype for name, array in again.items()} == {name: each.dtype for name, each in arrays.items()}
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
 
 @pytest.mark.parametrize("target", [("--target-ratio", "5"), ("--target-bytes", "1100")])

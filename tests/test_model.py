@@ -65,7 +65,10 @@ def test_dense_bytes_count_each_leaf_in_its_own_dtype() -> None:
         (np.array([None]), "a/b: expected numbers or booleans, not object"),
         (jax.random.key(0), "a/b: expected numbers or booleans, not key<fry>"),
         (np.zeros(2), "a/b: JAX holds float64 only if jax_enable_x64 is set"),
-        (np.zeros(2, np.int64), "a/b: JAX holds int64 only if jax_enable_x64 is set"),
+        (
+            np.zeros(2, np.int64),
+            "a/b: JAX holds int64 only if jax_enable_x64 is set: set the environment variable JAX_EN",
+        ),
     ],
 )
 def test_leaves_that_are_no_arrays_or_would_be_rounded_are_named(leaf: Any, told: str) -> None:

@@ -100,7 +100,10 @@ def _array(path: str, leaf: Any) -> jax.Array:
         leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         # JAX would round it without a word, and the model that is compressed would not be the one that was given.
-        raise LeafError(f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set; set it, or cast the array")
+        raise LeafError(
+            f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set: set the environment variable "
+            "JAX_ENABLE_X64=1, or cast the array"
+        )
     return jnp.asarray(leaf)
 
 
