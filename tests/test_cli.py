@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quantree import cli, storage
+from quantree import checkpoints, cli, storage
 from quantree.checkpoints import LAYOUTS
+from quantree.model import flatten
 from tests.storage.test_hostile import forged
 
 RECIPES = sorted(path.stem for path in cli.RECIPES.glob("*.yaml"))
@@ -78,6 +79,23 @@ def test_a_folder_of_orbax_goes_the_same_way(folder: Path) -> None:
     assert run("decompress", "a.qtree", "--out", "orbax") == 0
     assert run("compress", "orbax", "--recipe", "half", "--layout", "torch", "--out", "b.qtree") == 0
     assert Path("a.qtree").read_bytes() == Path("b.qtree").read_bytes()
+
+
+@pytest.mark.parametrize("given", ["linen", "linen.safetensors"])
+def test_variables_of_linen_are_folded_and_come_back_as_they_were(folder: Path, given: str) -> None:
+    rng = np.random.default_rng(0)
+    params = {"bn": {name: rng.random(8, np.float32) for name in ("scale", "bias")}, "k": np.ones((9, 8), np.float32)}
+    tree = {"params": params, "batch_stats": {"bn": {name: rng.random(8, np.float32) for name in ("mean", "var")}}}
+    checkpoints.write(folder / given, tree, {}, "flax")
+    Path("fold.yaml").write_text("stages:\n  - fold_statistics\n")
+    assert run("compress", given, "--recipe", "fold.yaml", "--out", "net.qtree") == 0
+    variables = storage.load("net.qtree").to_linen()
+    assert variables.keys() == tree.keys() and not variables["batch_stats"]["bn"]["mean"].any()
+    assert run("decompress", "net.qtree", "--out", f"out-{given}") == 0
+    again = checkpoints.read(folder / f"out-{given}", "flax").model
+    before, after = flatten(tree), flatten(again.params) | flatten(again.state)
+    assert {name: leaf.shape for name, leaf in after.items()} == {name: leaf.shape for name, leaf in before.items()}
+    np.testing.assert_array_equal(after["params/k"], params["k"])
 
 
 def test_same_seed_same_bytes(folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_dense_bytes_count_each_leaf_in_its_own_dtype() -> None:
         (np.zeros(2), "a/b: JAX holds float64 only if jax_enable_x64 is set"),
         (
             np.zeros(2, np.int64),
-            "a/b: JAX holds int64 only if jax_enable_x64 is set: set the environment variable JAX_EN",
+            "a/b: JAX holds int64 only if jax_enable_x64 is set: set the environment",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_what_is_no_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_folder_is_what_other_programs_restore(tmp_path: Path) -> None:
     tree = {"a": {"kernel": np.ones((2, 3), np.float32), "scale": np.asarray(3, np.float32)}}
     checkpoints.write(tmp_path / "ours", tree, {}, "flax")
-    orbax_v1.save(tmp_path / "v1", tree)
+    orbax_v1.save(str(tmp_path / "v1"), tree)
     for checkpointer in (orbax.StandardCheckpointer(), orbax.PyTreeCheckpointer()):
         with checkpointer:
             found = flatten(checkpointer.restore(tmp_path / "ours"))

@@ -63,7 +63,7 @@ def write(path: str | Path, params: Mapping[str, Any], state: Mapping[str, Any],
             f"{path}: {path.suffix} files are not written; a name that ends in {SUFFIX} gives a file, one without an "
             "ending an Orbax directory"
         )
-    arrays = to_layout({**flatten(params), **flatten(state)}, layout)
+    arrays = to_layout(flatten(params), flatten(state), layout)
     if path.is_dir() and (path.suffix == SUFFIX or not (path / _MARK).exists()):
         raise FormatError(f"{path}: a folder that is no checkpoint; it is left as it is: choose another name")
     fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))

@@ -18,7 +18,7 @@ from quantree.model import Flat, Model, Tree, flatten, to_nnx, unflatten
 if TYPE_CHECKING:
     from flax import nnx
 
-Layout = Literal["torch", "keras", "flax"]
+Layout = Literal["torch", "keras", "flax", "linen"]
 """Whose names and axes a checkpoint has."""
 
 
