@@ -2,16 +2,14 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from quantree import checkpoints
+from quantree.checkpoints import Layout
 from quantree.errors import DataError, LeafError
 from quantree.model import Model, flatten
 from quantree.schema import Config
-
-Layout = Literal["torch", "keras", "flax"]
 
 
 class Checkpoint(Config):

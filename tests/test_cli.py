@@ -2,13 +2,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quantree import cli, storage
+from quantree import checkpoints, cli, storage
 from quantree.checkpoints import LAYOUTS
+from quantree.model import flatten
 from tests.storage.test_hostile import forged
 
 RECIPES = sorted(path.stem for path in cli.RECIPES.glob("*.yaml"))
@@ -79,6 +81,23 @@ def test_a_folder_of_orbax_goes_the_same_way(folder: Path) -> None:
     assert Path("a.qtree").read_bytes() == Path("b.qtree").read_bytes()
 
 
+@pytest.mark.parametrize("given", ["linen", "linen.safetensors"])
+def test_variables_of_linen_are_folded_and_come_back_as_they_were(folder: Path, given: str) -> None:
+    rng = np.random.default_rng(0)
+    params = {"bn": {name: rng.random(8, np.float32) for name in ("scale", "bias")}, "k": np.ones((9, 8), np.float32)}
+    tree = {"params": params, "batch_stats": {"bn": {name: rng.random(8, np.float32) for name in ("mean", "var")}}}
+    checkpoints.write(folder / given, tree, {}, "flax")
+    Path("fold.yaml").write_text("stages:\n  - fold_statistics\n")
+    assert run("compress", given, "--recipe", "fold.yaml", "--out", "net.qtree") == 0
+    variables = storage.load("net.qtree").to_linen()
+    assert variables.keys() == tree.keys() and not variables["batch_stats"]["bn"]["mean"].any()
+    assert run("decompress", "net.qtree", "--out", f"out-{given}") == 0
+    again = checkpoints.read(folder / f"out-{given}", "flax").model
+    before, after = flatten(tree), flatten(again.params) | flatten(again.state)
+    assert {name: leaf.shape for name, leaf in after.items()} == {name: leaf.shape for name, leaf in before.items()}
+    np.testing.assert_array_equal(after["params/k"], params["k"])
+
+
 def test_same_seed_same_bytes(folder: Path) -> None:
     for name in ("a", "b"):
         assert run("compress", "in.safetensors", "--recipe", "kmeans4", "--seed", "3", "--out", f"{name}.qtree") == 0
@@ -109,6 +128,7 @@ def test_same_seed_same_bytes(folder: Path) -> None:
         ("compress in.safetensors --target-ratio -1 --out x.qtree", "ratio: input should be greater than 0"),
         ("inspect in.safetensors", "not a .qtree file"),
         ("compress in.safetensors --recipe half --out ./in.safetensors", "would be written over what is read"),
+        ("compress clash.safetensors --recipe half --out x.qtree", "clash.safetensors: e and e/kernel: one lies"),
         ("decompress in.safetensors --out out.safetensors", "not a .qtree file"),
     ],
 )
@@ -118,6 +138,7 @@ def test_errors_are_one_line(folder: Path, command: str, reason: str, capsys: py
     Path("empty.yaml").write_text("stages: []\n")
     Path("train.yaml").write_text("stages:\n  - {kind: finetune, epochs: 1}\n")
     save_file({"b.weight": np.ones(5, np.float32)}, "flat.safetensors")
+    save_file({"e.weight": np.ones((8, 8), np.float32), "e": np.ones(4, np.float16)}, "clash.safetensors")
     before = {path.name for path in folder.iterdir()}
     assert run(*command.split()) == 1
     told = capsys.readouterr().err
@@ -191,6 +212,24 @@ def test_the_file_is_written_though_nobody_reads_the_table(folder: Path) -> None
         told = program.stderr.read().decode()
     assert program.returncode == 0 and "error" not in told and "Traceback" not in told
     assert storage.load("n.qtree").layout == "torch"
+
+
+def test_64_bits_come_back_if_the_environment_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {"a.weight": np.ones((4, 8), np.float32), "a.position_ids": np.arange(8), "a.scales": np.full(4, 0.1)}
+    save_file(arrays, "wide.safetensors")
+    compress = ("compress", "wide.safetensors", "--recipe", "wide.yaml", "--out", "wide.qtree")
+    Path("wide.yaml").write_text("stages:\n  - {kind: cast, match: '*kernel*'}\n")
+    assert run(*compress) == 1
+    assert "a/position_ids: JAX holds int64" in (told := capsys.readouterr().err) and "JAX_ENABLE_X64=1" in told
+    with jax.enable_x64(True):  # what the variable does when the program starts
+        assert run(*compress) == 0
+    assert run("decompress", "wide.qtree", "--out", "again.safetensors") == 1
+    assert "JAX_ENABLE_X64=1" in capsys.readouterr().err
+    with jax.enable_x64(True):
+        assert run("decompress", "wide.qtree", "--out", "again.safetensors") == 0
+    again = load_file("again.safetensors")
+    assert {name: array.dtype for name, array in again.items()} == {name: each.dtype for name, each in arrays.items()}
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
 
 @pytest.mark.parametrize("target", [("--target-ratio", "5"), ("--target-bytes", "1100")])

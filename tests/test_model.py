@@ -32,6 +32,12 @@ def test_flatten_and_back(tree: dict[str, Any]) -> None:
     assert list(flat) == sorted(flat)
 
 
+@pytest.mark.parametrize("paths", [("a/b", "a/b/c/d"), ("a/b/c/d", "a/b")])
+def test_a_path_inside_another_is_refused_in_either_order(paths: tuple[str, str]) -> None:
+    with pytest.raises(LeafError, match="a/b and a/b/c/d: one lies inside the other"):
+        from_params(unflatten(dict.fromkeys(paths, np.ones(4, np.float32))))
+
+
 @pytest.mark.parametrize("key", ["", "a/b", 3, None])
 def test_keys_that_can_not_be_part_of_a_path(key: Any) -> None:
     with pytest.raises(LeafError, match="printable string without '/'"):
@@ -59,7 +65,10 @@ def test_dense_bytes_count_each_leaf_in_its_own_dtype() -> None:
         (np.array([None]), "a/b: expected numbers or booleans, not object"),
         (jax.random.key(0), "a/b: expected numbers or booleans, not key<fry>"),
         (np.zeros(2), "a/b: JAX holds float64 only if jax_enable_x64 is set"),
-        (np.zeros(2, np.int64), "a/b: JAX holds int64 only if jax_enable_x64 is set"),
+        (
+            np.zeros(2, np.int64),
+            "a/b: JAX holds int64 only if jax_enable_x64 is set: set the environment",
+        ),
     ],
 )
 def test_leaves_that_are_no_arrays_or_would_be_rounded_are_named(leaf: Any, told: str) -> None:

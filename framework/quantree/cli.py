@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quantree.schema import Document
 
 RECIPES = Path(__file__).parent / "recipes"
-LAYOUTS = ("torch", "keras", "flax")  # those of quantree.checkpoints, which needs JAX
+LAYOUTS = ("torch", "keras", "flax", "linen")  # those of quantree.checkpoints, which needs JAX
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from quantree.errors import LeafError, QuantreeError
 DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
 Flat = dict[str, Any]
-Layout = Literal["torch", "keras", "flax"]
+Layout = Literal["torch", "keras", "flax", "linen"]
 """Whose names and axes a checkpoint has."""
 # What modules call the argument that tells training from use -> its value while training.
 TRAIN_FLAGS = {
@@ -75,13 +75,15 @@ def flatten(tree: Mapping[str, Any]) -> Flat:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`. `LeafError` if one path lies inside another (`a` and `a/b`)."""
     tree: Tree = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
         place = tree
-        for parent in parents:
+        for level, parent in enumerate(parents, 1):
             place = place.setdefault(parent, {})
+            if (outer := "/".join(parents[:level])) in flat:
+                raise LeafError(f"{outer} and {path}: one lies inside the other, so no tree holds both; rename one")
         place[name] = leaf
     return tree
 
@@ -104,7 +106,10 @@ def _array(path: str, leaf: Any) -> jax.Array:
         leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         # JAX would round it without a word, and the model that is compressed would not be the one that was given.
-        raise LeafError(f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set; set it, or cast the array")
+        raise LeafError(
+            f"{path}: JAX holds {leaf.dtype} only if jax_enable_x64 is set: set the environment variable "
+            "JAX_ENABLE_X64=1, or cast the array"
+        )
     return jnp.asarray(leaf)
 
 

@@ -60,7 +60,7 @@ def test_wide_dtypes_need_wide_jax(dtype: str) -> None:
         model = raw(w=np.arange(5).astype(dtype))
         data = storage.to_bytes(model)
         assert_same(storage.from_bytes(data), model)
-    with pytest.raises(FormatError, match=f"w: {dtype} needs.*enable_x64"):
+    with pytest.raises(FormatError, match=f"w: JAX holds {dtype} only if jax_enable_x64.*JAX_ENABLE_X64=1"):
         storage.from_bytes(data)
 
 

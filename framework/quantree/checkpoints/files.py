@@ -15,6 +15,10 @@ from quantree.model import Model, flatten, from_params, unflatten
 
 SUFFIX = ".safetensors"
 _MARK = "_CHECKPOINT_METADATA"  # Orbax puts it into every folder that it writes
+# Names that promise a file of another format; an Orbax directory of that name would mislead.
+_FOREIGN = frozenset(
+    (".bin", ".ckpt", ".gguf", ".h5", ".hdf5", ".keras", ".msgpack", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pth")
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,16 @@ def write(path: str | Path, params: Mapping[str, Any], state: Mapping[str, Any],
     """Writes nested dicts of arrays: as safetensors if the name ends so, else as an Orbax directory.
 
     What appears is whole, or nothing does. A file or a checkpoint that was there is replaced; any other folder is a
-    `FormatError`: it may hold anything.
+    `FormatError`: it may hold anything. So is a name that promises another format, such as `net.pt`. `LeafError` for an
+    array without elements, which Orbax can't hold.
     """
     path = Path(path)
-    arrays = to_layout({**flatten(params), **flatten(state)}, layout)
+    if path.suffix.lower() in _FOREIGN:
+        raise FormatError(
+            f"{path}: {path.suffix} files are not written; a name that ends in {SUFFIX} gives a file, one without an "
+            "ending an Orbax directory"
+        )
+    arrays = to_layout(flatten(params), flatten(state), layout)
     if path.is_dir() and (path.suffix == SUFFIX or not (path / _MARK).exists()):
         raise FormatError(f"{path}: a folder that is no checkpoint; it is left as it is: choose another name")
     fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
@@ -61,11 +71,11 @@ def write(path: str | Path, params: Mapping[str, Any], state: Mapping[str, Any],
         if path.suffix == SUFFIX:
             from safetensors.numpy import save
 
-            fresh.write_bytes(save(arrays))  # save_file would make a file that nobody else may read
+            # Hugging Face's transformers refuse a file that does not say this.
+            metadata = {"format": "pt"} if layout == "torch" else None
+            fresh.write_bytes(save(arrays, metadata))  # save_file would make a file that nobody else may read
         else:
-            from orbax.checkpoint import v1 as orbax
-
-            orbax.save(str(fresh.resolve()), unflatten(arrays))
+            _write_orbax(fresh, path, arrays)
         if fresh.is_dir() and path.exists():  # no folder takes another's name in one step
             path.replace(old)
         try:
@@ -77,6 +87,21 @@ def write(path: str | Path, params: Mapping[str, Any], state: Mapping[str, Any],
         _remove(old)
     finally:
         _remove(fresh)
+
+
+def _write_orbax(folder: Path, name: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """`folder` becomes what `StandardCheckpointer` and `PyTreeCheckpointer` restore; errors say `name`."""
+    # What `orbax.checkpoint.v1` saves lies a folder deeper, where these two don't find it; it reads both forms.
+    from orbax.checkpoint import StandardCheckpointer
+
+    for key, array in arrays.items():
+        if not array.size:
+            raise LeafError(
+                f"{name}: {key} has no elements (shape {array.shape}), and Orbax holds no such array; choose a name "
+                f"that ends in {SUFFIX}"
+            )
+    with StandardCheckpointer() as checkpointer:  # waits for the end
+        checkpointer.save(folder.resolve(), unflatten(arrays))
 
 
 def _remove(path: Path) -> None:
@@ -104,9 +129,21 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     try:
         tree: Any = orbax.load(str(path.resolve()))
     except Exception as error:  # Orbax raises whatever the damage makes it trip over
-        first = str(error).strip().partition("\n")[0]
-        raise FormatError(f"{path}: not an Orbax checkpoint of arrays, or damaged: {first}") from None
+        raise FormatError(f"{path}: {_wrong(path, error)}") from None
     return {name: np.asarray(leaf) for name, leaf in flatten(_plain(tree)).items()}
+
+
+def _wrong(path: Path, error: Exception) -> str:
+    """Why Orbax could not read a folder; what it says itself may be advice to programmers."""
+    steps = sorted((mark.parent.name for mark in path.glob(f"*/{_MARK}")), key=lambda name: (len(name), name))
+    if steps:
+        which = "" if len(steps) == 1 else "one of them, such as "
+        return f"a folder of checkpoints, it holds steps {', '.join(steps)}; give {which}{path / steps[-1]}"
+    if (path / _MARK).exists():
+        first = str(error).strip().partition("\n")[0]
+        return f"not an Orbax checkpoint of arrays, or damaged: {first}"
+    whole = f"; it is a part of {path.parent}, give that" if (path.parent / _MARK).exists() else ""
+    return f"not an Orbax checkpoint: there is no {_MARK} in it{whole}"
 
 
 def _plain(tree: Any) -> Any:

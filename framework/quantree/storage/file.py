@@ -169,7 +169,9 @@ def _restore(item: Item, streams: Mapping[str, np.ndarray]) -> Stored:
         raise FormatError(f"state is stored raw, not as {item.kind!r}")
     for dtype in (item.dtype, *(run.dtype for run in item.runs)):
         if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-            raise FormatError(f"{dtype.name} needs jax.config.update('jax_enable_x64', True)")
+            raise FormatError(
+                f"JAX holds {dtype.name} only if jax_enable_x64 is set: set the environment variable JAX_ENABLE_X64=1"
+            )
     return stored.restore(item.shape, item.dtype, item.meta, streams)
 
 
