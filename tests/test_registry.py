@@ -63,6 +63,20 @@ def test_a_name_is_taken_once() -> None:
         Learner.named("mine")
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "Bad Name", "3", "_a", "a\n", "é", 3, None])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(PluginError, match="can't name a plug-in: a name begins with a letter"):
+        register(name)
+
+
+def test_to_register_without_a_name_is_told() -> None:
+    with pytest.raises(PluginError, match=r'Mine: `register` wants the name .* write @register\("mine"\)'):
+
+        @register  # pyright: ignore[reportArgumentType]
+        class Mine(KMeans):
+            pass
+
+
 def test_families() -> None:
     with registry.temporarily():
 

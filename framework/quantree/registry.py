@@ -7,6 +7,7 @@ any config that mentions the family then accepts `{kind: name, ...}` in that pla
 
 import contextlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
@@ -19,6 +20,8 @@ from quantree.schema import Config, freeze
 
 ENTRY_POINTS = "quantree.plugins"
 _FAMILY = "x-family"  # in a JSON schema: what may stand here is any plug-in of this family
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]*")
 
 _families: dict[str, type[Any]] = {}
 _registry: dict[str, dict[str, type[Any]]] = {}
@@ -161,8 +164,13 @@ def declare(family: str, base: type[Any]) -> None:
 def register(name: str) -> Callable[[P], P]:
     """Class decorator that adds a plug-in to its family.
 
-    `PluginError` if the name is taken, there is no family, or a method of the family is not there.
+    `PluginError` if the name is taken or is none, there is no family, or a method of the family is not there.
     """
+    if isinstance(name, type):
+        wanted = f'@register("{name.__name__.lower()}")'
+        raise PluginError(f"{name.__name__}: `register` wants the name that configs will use; write {wanted}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(f"{name!r} can't name a plug-in: a name begins with a letter; digits and _ . + - may follow")
 
     def add(plugin: P) -> P:
         family = getattr(plugin, "family", None)
