@@ -12,7 +12,7 @@ import numpy as np
 from quantree.encodings.base import Codebook, Encoding, static
 from quantree.encodings.coded import Coded
 from quantree.encodings.plain import Raw
-from quantree.errors import ConfigError, FormatError, nearest
+from quantree.errors import ConfigError, FormatError, QuantreeError, nearest
 from quantree.model import Flat, Model, Tree, flatten, to_nnx, unflatten
 
 if TYPE_CHECKING:
@@ -53,8 +53,19 @@ class Compressed:
         return to_nnx(module, self.decode(), unflatten(self.state))
 
     def to_linen(self) -> Tree:
-        """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state."""
-        return {"params": self.decode(), **unflatten(self.state)}
+        """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state.
+
+        For a network that came from Linen; nothing tells where a model without state is from. `QuantreeError` if the
+        state lies beside the parameters, as in nnx, and not in collections of its own.
+        """
+        params, state = self.decode(), unflatten(self.state)
+        mixed = sorted(name for name, tree in state.items() if name in params or not isinstance(tree, dict))
+        if mixed:
+            raise QuantreeError(
+                f"state {mixed[0]!r} is no collection of Linen's: this model is not from Linen; use to_nnx(module), or "
+                "decode() and state"
+            )
+        return {"params": params, **state}
 
     def replace(
         self,
