@@ -16,6 +16,8 @@ from tests.nets import Mlp, Normed, digits, mlp, normed
 
 KEY = jax.random.key(0)
 RECIPE = qt.Recipe.from_config([{"kind": "kmeans", "k": 2}])
+BATCHNORM = qt.Recipe.from_config(["batchnorm"])
+TUNE = qt.Recipe.from_config([{"kind": "finetune", "epochs": 1}])
 X, Y = np.zeros((20, 4), np.float32), np.arange(20, dtype=np.int32) % 3
 W = {"a": jnp.ones((4, 3))}
 TASK = qt.Classification()
@@ -48,6 +50,7 @@ MISTAKES: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     "parameters are run": (QuantreeError, "not a dict; .*from_params", lambda: run(W, key=KEY)),
     "a seed as key": (QuantreeError, r"such as jax\.random\.key\(0\), not 0", lambda: run(mlp(), key=0)),
     "many keys": (QuantreeError, "must be a key of JAX", lambda: run(mlp(), key=jax.random.split(KEY, 2))),
+    "no data": (DataError, r"stage 0 \(batchnorm\) learns from data: give", lambda: BATCHNORM.run(normed(), key=KEY)),
     "a pair as data": (DataError, r"not a tuple; .*Data\.from_arrays", lambda: run(mlp(), key=KEY, data=(X, Y))),
     "a model is saved": (QuantreeError, "a Compressed, not a Model; run a recipe", lambda: save("x", mlp())),
     "a name as task": (
@@ -85,8 +88,8 @@ MISTAKES: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     ),
     "classes from 1": (
         DataError,
-        "training split: a target is 3; classes are numbered 0 to 2, as the network has 3 logits",
-        lambda: run(from_params(W, apply=logits), key=KEY, data=from_arrays((X, Y + 1), (X, Y), TASK)),
+        "a target is 3; classes are numbered 0 to 2, as the network has 3 logits",
+        lambda: TUNE.run(from_params(W, apply=logits), key=KEY, data=from_arrays((X, Y + 1), (X, Y + 1), TASK)),
     ),
     "other inputs": (
         QuantreeError,

@@ -94,9 +94,9 @@ class Recipe(Config):
         self.check(model)
         for index, stage in enumerate(self.stages):
             if data is None and any(inner.trains for inner in stage.expand()):
-                raise DataError(f"stage {index} ({stage.name}) runs on training data: give `data` to Recipe.run")
+                raise DataError(f"stage {index} ({stage.name}) learns from data: give `data` to Recipe.run")
         if data is not None and model.apply is not None:
-            _try_out(model, model.apply, data)
+            _try_out(model.apply, model, data)
         compressed = Compressed.from_model(model)
         for index, stage in enumerate(self.expanded):
             before, started = compressed, time.perf_counter()
@@ -145,27 +145,20 @@ def _check_given(model: Any, key: Any, data: Any) -> None:
         )
 
 
-def _try_out(model: Model, apply: Apply, data: Data) -> None:
-    """Errors of network and data that would else show deep in the first stage that uses them. Computes nothing."""
-    for split, source in (("validation", data.validation(_TRIED)), ("training", data.train(0, 0, _TRIED))):
-        batch = next(iter(source), None)
-        if batch is None:
-            continue  # the stage that needs it says so
-        inputs, targets = batch
-        try:
-            outputs = jax.eval_shape(apply, model.params, model.state, inputs)
-        except QuantreeError:
-            raise
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise QuantreeError(f"the network fails on {split} inputs: {type(error).__name__}: {reason}") from error
-        if not isinstance(outputs, tuple) or len(outputs) != 2 or not isinstance(outputs[1], Mapping):
-            raise QuantreeError("`apply` must return a pair: the outputs, and the state as a dict")
-        shape = getattr(outputs[0], "shape", ())
-        try:
-            data.task.check_targets(targets, shape[-1] if shape else None)
-        except DataError as error:
-            raise DataError(f"the {split} split: {error}") from None
+def _try_out(apply: Apply, model: Model, data: Data) -> None:
+    """Errors of a network that would else show deep in the first stage that runs it. Computes nothing."""
+    batch = next(iter(data.validation(_TRIED)), None)
+    if batch is None:
+        return  # whatever needs one says so
+    try:
+        outputs = jax.eval_shape(apply, model.params, model.state, batch[0])
+    except QuantreeError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise QuantreeError(f"the network fails on validation inputs: {type(error).__name__}: {reason}") from error
+    if not isinstance(outputs, tuple) or len(outputs) != 2 or not isinstance(outputs[1], Mapping):
+        raise QuantreeError("`apply` must return a pair: the outputs, and the state as a dict")
 
 
 def changed_leaves(before: Compressed, after: Compressed) -> list[str]:

@@ -68,7 +68,11 @@ class Classification(Task):
     outputs: Literal["logits", "values"] = "logits"
 
     def check_targets(self, targets: Any, outputs: int | None = None) -> None:
-        """`DataError` unless they are integers [n], none negative, and below the number of logits."""
+        """`DataError` unless they are integers [n], none negative, and below the number of logits. Only cross-entropy
+        asks for that: another loss may want others.
+        """
+        if self.loss is not cross_entropy:
+            return
         if np.dtype(targets.dtype).kind not in "iu" or targets.ndim != 1:
             shape = ", ".join(["n", *map(str, targets.shape[1:])])
             raise DataError(
