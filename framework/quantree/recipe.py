@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
-from quantree.encodings import Coded, Compressed
+from quantree.encodings import Coded, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
 from quantree.model import Apply, Model, told
 from quantree.registry import Choice
@@ -56,11 +56,13 @@ class Recipe(Config):
 
         With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
         """
-        leaves, eval_only = Compressed.from_model(model).leaves, ""
+        leaves: Mapping[str, Encoding] = Compressed.from_model(model).leaves
+        eval_only = ""
         for index, stage in enumerate(self.stages):
             for inner in stage.expand():
                 try:
                     inner.check(leaves)
+                    leaves = inner.foreseen(leaves)
                     if eval_only and inner.train_mode:
                         raise ConfigError(
                             f"it runs the network in train mode, which {eval_only!r} before it rules out; put it first"

@@ -1,6 +1,7 @@
 """The one stage that quantizes: grouping x blocking x learner, and the coder for the codes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -73,12 +74,19 @@ class Quantize(Stage):
         return self
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
-        select(self.match, leaves)
+        self._free(leaves)
 
-    def run(self, compressed: Compressed, context: Context) -> Compressed:
-        free = [path for path in select(self.match, compressed.leaves) if not compressed.leaves[path].uses()]
+    def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:
+        return {**leaves, **{path: _Foreseen(leaves[path].shape, leaves[path].dtype) for path in self._free(leaves)}}
+
+    def _free(self, leaves: Mapping[str, Encoding]) -> list[str]:
+        free = [path for path in select(self.match, leaves) if not leaves[path].uses()]
         if not free:
             raise ConfigError("quantize: every leaf that it matches has been quantized by an earlier stage")
+        return free
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        free = self._free(compressed.leaves)
         leaves: dict[str, Encoding] = {}
         books: dict[str, Codebook] = {}
         for index, (name, paths) in enumerate(sorted(self.grouping.groups(free, compressed.leaves).items())):
@@ -117,6 +125,18 @@ class Quantize(Stage):
             packed = smallest_unsigned(symbols, book.size + zero)
             leaves[part.path] = Coded(packed, mask, name, self.blocking, zero, part.shape, part.dtype, self.coder)
         return leaves, book
+
+
+@dataclass(frozen=True)
+class _Foreseen(Encoding):
+    """Stands for a coded leaf before there are codes."""
+
+    name: ClassVar = Coded.name
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def uses(self) -> tuple[str, ...]:
+        return ("to be learned",)
 
 
 class Part:
