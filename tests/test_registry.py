@@ -77,6 +77,13 @@ def test_to_register_without_a_name_is_told() -> None:
             pass
 
 
+def test_a_name_of_another_family_is_told_with_its_place() -> None:
+    with pytest.raises(PluginError, match=r"no stage is called 'ecsq', but a learner is; use \{kind: quantize, "):
+        Stage.named("ecsq")
+    with pytest.raises(PluginError, match="no learner is called 'net', but a grouping is; known: "):
+        Learner.named("net")
+
+
 def test_families() -> None:
     with registry.temporarily():
 

@@ -33,6 +33,8 @@ class Plugin(Config):
 
     family: ClassVar[str]
     name: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
+    """How a recipe mentions a plug-in of this family, with {name}; for whoever names one where it can't stand."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings of a small instance, by which `quantree.conformance` tries the plug-in; only what has no default."""
 
@@ -48,7 +50,11 @@ class Plugin(Config):
         """
         found = registered(cls.family).get(name)
         if found is None:
-            raise PluginError(f"no {cls.family} is called {name!r}; {nearest(name, list(registered(cls.family)))}")
+            others = [each for family, each in _families.items() if family != cls.family and name in registered(family)]
+            usages = (getattr(each, "usage", "").format(name=name) for each in others)
+            hint = next((f"use {usage}" for usage in usages if usage), nearest(name, list(registered(cls.family))))
+            known = next((f", but a {each.family} is" for each in others), "")
+            raise PluginError(f"no {cls.family} is called {name!r}{known}; {hint}")
         return cast("type[Self]", found)
 
     def to_config(self) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def test_smoke_and_overrides_change_values_and_overrides_win(tmp_path: Path) -> 
 # Every class of typo: what is written in place of what, and the beginning of the error.
 TYPOS = {
     "unknown key": ("epochs: 2", "epoch: 2", "4: baseline.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
+    "unknown data set": (
+        "name: digits",
+        "name: digit",
+        "2: data.name: no dataset is called 'digit'; did you mean 'digits'?\n",
+    ),
     "unknown key at the top": ("seeds:", "seed:", "5: seed: unknown key 'seed'; did you mean 'seeds'?"),
     "unknown key in a stage": (
         "density: {",

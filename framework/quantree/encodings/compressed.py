@@ -96,17 +96,19 @@ class Compressed:
                     raise FormatError(f"{path}: {error}") from None
 
 
-def match(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
+def match(patterns: Iterable[str], paths: Iterable[str], what: str = "leaf") -> list[str]:
     """Paths that fit any of the shell-style patterns (`conv*/kernel`; `*` also matches a slash), in their order.
 
-    `ConfigError` if one of the patterns fits none: nothing is skipped in silence.
+    `ConfigError` if one of the patterns fits none: nothing is skipped in silence. what: the paths name, for that error.
     """
     known = list(paths)
     found: set[str] = set()
     for pattern in patterns:
         hits = fnmatch.filter(known, pattern)
         if not hits:
-            raise ConfigError(f"pattern {pattern!r} matches no leaf; {nearest(pattern, known)}", pattern)
+            longer = (each for each in (f"{pattern}/*", f"*/{pattern}/*") if fnmatch.filter(known, each))
+            hint = next((f"did you mean {each!r}?" for each in longer), nearest(pattern, known))
+            raise ConfigError(f"pattern {pattern!r} matches no {what}; {hint}", pattern)
         found.update(hits)
     return [path for path in known if path in found]
 

@@ -52,7 +52,7 @@ class FoldStatistics(Transform):
             raise ConfigError("the model has no norm with running statistics: no `mean` and `var` in its state")
         leaves: dict[str, Encoding] = {}
         state = dict(compressed.state)
-        for name in match(self.match, norms):
+        for name in match(self.match, norms, "norm"):
             folded = _fold(norms[name], compressed, self.epsilon)
             leaves |= folded[0]
             state |= folded[1]
