@@ -75,11 +75,6 @@ def test_smoke_and_overrides_change_values_and_overrides_win(tmp_path: Path) -> 
 # Every class of typo: what is written in place of what, and the beginning of the error.
 TYPOS = {
     "unknown key": ("epochs: 2", "epoch: 2", "4: baseline.epoch: unknown key 'epoch'; did you mean 'epochs'?"),
-    "unknown data set": (
-        "name: digits",
-        "name: digit",
-        "2: data.name: no dataset is called 'digit'; did you mean 'digits'?\n",
-    ),
     "unknown key at the top": ("seeds:", "seed:", "5: seed: unknown key 'seed'; did you mean 'seeds'?"),
     "unknown key in a stage": (
         "density: {",
@@ -177,6 +172,11 @@ def test_every_typo_is_told_with_file_line_key_and_the_nearest_name(typo: str, t
     old, new, message = TYPOS[typo]
     assert GOOD.count(old) >= 1
     assert told(tmp_path, GOOD.replace(old, new, 1)).startswith(f"c.yaml:{message}")
+
+
+def test_the_nearest_name_is_the_end_of_the_sentence(tmp_path: Path) -> None:
+    said = told(tmp_path, GOOD.replace("name: digits", "name: digit", 1))
+    assert said.endswith("no dataset is called 'digit'; did you mean 'digits'?")
 
 
 def test_a_list_that_only_resembles_a_grid_is_not_blamed_for_another_error(tmp_path: Path) -> None:
