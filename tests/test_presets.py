@@ -62,7 +62,7 @@ def test_settings_of_deep_compression_reach_its_stages() -> None:
 def test_without_data_it_is_refused_before_any_work(before: list[Any]) -> None:
     stages = Recipe.from_config([*before, {"kind": "deep_compression", **QUICK, "match": "fc2/kernel"}])
     started: list[Any] = []
-    with pytest.raises(DataError, match=rf"stage {len(before)} \(deep_compression\) trains: give `data` to Recipe.run"):
+    with pytest.raises(DataError, match=rf"stage {len(before)} \(deep_compression\) learns from data: give"):
         stages.run(mlp(), key=KEY, on_stage=lambda *step: started.append(step))
     assert started == []
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,33 @@ def test_a_pattern_that_matches_nothing_is_found_before_anything_runs_with_its_l
     assert complaint(lambda: recipe.check(MODEL)).startswith("stage 1 (quantize): pattern 'c*' matches no leaf")
     abstract = Model(jax.eval_shape(lambda: MODEL.params), {})
     assert complaint(lambda: recipe.run(abstract, key=KEY)).startswith("stage 1 (quantize): pattern 'c*'")
+
+
+ORDERS = {
+    "quantized, then pruned": (
+        ["kmeans", "prune"],
+        r"r.yaml:2: stages\[1\]: a: an earlier stage quantizes it; prune",
+    ),
+    "quantized twice": (["kmeans", "uniform"], r"r.yaml:2: stages\[1\]: quantize: every leaf .* by an earlier stage"),
+    "a method twice": (["deep_compression", "deep_compression"], r"r.yaml:2: stages\[1\]: a: an earlier stage quant"),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_that_can_not_be_is_told_before_anything_runs(name: str) -> None:
+    kinds, told = ORDERS[name]
+    settings = {
+        "kmeans": "k: 3",
+        "uniform": "k: 3",
+        "prune": "density: 0.5",
+        "deep_compression": "density: 0.5, k: 3, bias_k: null",
+    }
+    document = parse_yaml("\n".join(f"- {{kind: {kind}, {settings[kind]}}}" for kind in kinds), "r.yaml")
+    recipe = Recipe.from_config(document, ("stages",))
+    assert re.match(told, complaint(lambda: recipe.check(MODEL, document, ("stages",))))
+    Recipe(stages=recipe.stages[1:]).check(MODEL)
+    shared = Recipe.from_config([{"kind": "kmeans", "k": 2, "match": "a"}, {"kind": "kmeans", "k": 3}])
+    shared.check(MODEL)  # what is left is taken
 
 
 @pytest.mark.parametrize("given", [[], {}, "kmeans", None, 3])

@@ -63,6 +63,27 @@ def test_a_name_is_taken_once() -> None:
         Learner.named("mine")
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "Bad Name", "3", "_a", "a\n", "é", 3, None])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(PluginError, match="can't name a plug-in: a name begins with a letter"):
+        register(name)
+
+
+def test_to_register_without_a_name_is_told() -> None:
+    with pytest.raises(PluginError, match=r'Mine: `register` wants the name .* write @register\("mine"\)'):
+
+        @register  # pyright: ignore[reportArgumentType]
+        class Mine(KMeans):
+            pass
+
+
+def test_a_name_of_another_family_is_told_with_its_place() -> None:
+    with pytest.raises(PluginError, match=r"no stage is called 'ecsq', but a learner is; use \{kind: quantize, "):
+        Stage.named("ecsq")
+    with pytest.raises(PluginError, match="no learner is called 'net', but a grouping is; known: "):
+        Learner.named("net")
+
+
 def test_families() -> None:
     with registry.temporarily():
 

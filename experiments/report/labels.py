@@ -35,7 +35,7 @@ def labels(trials: list[Trial], outside: list[str]) -> dict[str, str]:
     own = [{name: x for name, x in values.items() if _root(name) not in AROUND} for values in flat.values()]
     differing, names = varying(own), _names(own)
     if not differing and len(names) <= FEW:
-        differing = names
+        differing = [name for name in names if name.rpartition(".")[2] != "kind"]  # the method is named already
     short = [name.rpartition(".")[2] for name in differing]
     shown = {n: s if short.count(s) == 1 else n for n, s in zip(differing, short, strict=True)}
     shown |= {name: name for name in outside}

@@ -96,9 +96,13 @@ with warnings.catch_warnings():
             try:
                 signature.bind(None, **given)
             except TypeError as error:
-                wrong = [name for name in given if name not in known]
-                hint = nearest(wrong[0], known) if wrong else f"known: {', '.join(known)}"
-                raise ConfigError(f"{self.name}: {error}; {hint}") from None
+                unknown = next((name for name in given if name not in known), None)
+                if unknown is not None:
+                    missing = [name for name in known if name not in given]
+                    reason = f"unknown argument {unknown!r}; {nearest(unknown, missing or known)}"
+                else:
+                    reason = f"{error}; known: {', '.join(known)}"
+                raise ConfigError(f"{self.name}: {reason}") from None
 
         def _call(self) -> str:
             return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"

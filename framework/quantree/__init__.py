@@ -11,12 +11,13 @@ from quantree.recipe import Recipe
 from quantree.registry import register
 from quantree.stage import Recovery, Stage, Transform
 from quantree.storage import load, save
-from quantree.task import Data, Task
+from quantree.task import Classification, Data, Task
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Blocking",
+    "Classification",
     "Codebook",
     "Coder",
     "Compressed",

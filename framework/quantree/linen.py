@@ -14,7 +14,7 @@ from flax import errors, linen
 from flax.core import meta, unfreeze
 
 from quantree.errors import QuantreeError
-from quantree.model import TRAIN_FLAGS, Model, Tree, flag_values, flatten, from_params, train_flags, unflatten
+from quantree.model import TRAIN_FLAGS, Model, Tree, flag_values, flatten, from_params, told, train_flags, unflatten
 
 _BY_PRODUCTS = {"intermediates", "perturbations"}
 
@@ -27,6 +27,14 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any]) -> Model:
     (`TRAIN_FLAGS`). Raises `QuantreeError` if it can't be known how the module is called, and `LeafError` as
     `from_params` does.
     """
+    if isinstance(module, Mapping) and isinstance(variables, linen.Module):
+        raise QuantreeError("from_linen takes the module first, then its variables")
+    if isinstance(module, type) and issubclass(module, linen.Module):
+        raise QuantreeError(f"expected a network, not {told(module)}; build it: {module.__name__}(...)")
+    if not isinstance(module, linen.Module):
+        raise QuantreeError(f"expected a linen.Module, not {told(module)}; for nnx there is from_nnx(module)")
+    if not isinstance(variables, Mapping):
+        raise QuantreeError(f"expected the variables that `init` returned, a dict, not {told(variables)}")
     collections = {name: _plain(tree) for name, tree in variables.items() if name not in _BY_PRODUCTS}
     if collections and "params" not in collections:
         known = ", ".join(map(str, variables))
@@ -55,6 +63,15 @@ class _LinenApply:
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
     ) -> tuple[Any, Tree]:
+        try:
+            return self._run(params, state, inputs, train, key)
+        except (errors.ScopeCollectionNotFound, errors.ScopeVariableNotFoundError) as error:
+            raise QuantreeError(
+                f"{_name(self.module)} needs variables that its model lacks ({_first_line(error)}); give from_linen "
+                "all that `init` returned, batch_stats included"
+            ) from error
+
+    def _run(self, params: Tree, state: Tree, inputs: Any, train: bool, key: jax.Array | None) -> tuple[Any, Tree]:
         variables = {"params": params, **state}
         module, flags = self._flagged(train), _flags(self.arguments, train)
         if not train:
@@ -128,4 +145,4 @@ def _name(module: linen.Module) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[0].partition(" (http")[0]

@@ -91,9 +91,21 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
 def from_params(params: Mapping[str, Any], state: Mapping[str, Any] | None = None, apply: Apply | None = None) -> Model:
     """A model from nested dicts of arrays.
 
-    `LeafError` if a leaf is not an array of numbers or booleans that JAX can hold, or if a key holds a slash.
+    `LeafError` if a leaf is not an array of numbers or booleans that JAX can hold, if a key holds a slash, or if
+    parameters and state share a path.
     """
+    for name, tree in (("params", params), ("state", {} if state is None else state)):
+        if not isinstance(tree, Mapping):
+            raise QuantreeError(
+                f"{name} must be nested dicts of arrays, not {told(tree)}; for a network of Flax there are "
+                "from_nnx(module) and from_linen(module, variables)"
+            )
+    if apply is not None and not callable(apply):
+        raise QuantreeError(f"apply must be a function (params, state, inputs, *, train, key), not {told(apply)}")
     trees = [{path: _array(path, leaf) for path, leaf in flatten(tree).items()} for tree in (params, state or {})]
+    shared = sorted(trees[0].keys() & trees[1].keys())
+    if shared:
+        raise LeafError(f"{shared[0]}: a path is either a parameter's or the state's, and this one is in both")
     return Model(unflatten(trees[0]), unflatten(trees[1]), apply)
 
 
@@ -120,6 +132,7 @@ def from_nnx(module: nnx.Module) -> Model:
     by-products of earlier calls (`nnx.Intermediate`). `QuantreeError` if `__call__` wants more than the inputs and a
     flag for training (one of `TRAIN_FLAGS`).
     """
+    _check_module(module)
     graph, params, random, state = _split(module)
     flat_params, flat_state, flat_random = (nnx.to_flat_state(part) for part in (params, state, random))
     apply = _NnxApply(
@@ -137,6 +150,7 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
     """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing, left over, or of
     another shape.
     """
+    _check_module(module)
     graph, old_params, random, old_state = _split(module)
     parts = []
     for old, new in ((old_params, flatten(params)), (old_state, flatten(state))):
@@ -151,6 +165,23 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
             raise LeafError(f"{left[0]}: the model has it, the module does not")
         parts.append(_state({path: new[_name(path)] for path, _ in flat}))
     return nnx.merge(graph, parts[0], random, parts[1], copy=True)
+
+
+def told(value: Any) -> str:
+    """What something is, for an error: the class itself is told from an instance of it."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _check_module(module: Any) -> None:
+    if isinstance(module, type) and issubclass(module, nnx.Module):
+        raise QuantreeError(
+            f"expected a network, not {told(module)}; build it: {module.__name__}(..., rngs=nnx.Rngs(0))"
+        )
+    if not isinstance(module, nnx.Module):
+        raise QuantreeError(
+            f"expected an nnx.Module, not {told(module)}; there are also from_linen(module, variables) and "
+            "from_params(params, state, apply)"
+        )
 
 
 def train_flags(name: str, call: Callable[..., Any]) -> tuple[str, ...]:

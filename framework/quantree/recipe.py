@@ -1,7 +1,7 @@
 """An ordered list of stages, checked before it runs and after each step."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ import numpy as np
 from pydantic import Field
 
 from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
-from quantree.encodings import Coded, Compressed
+from quantree.encodings import Coded, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
-from quantree.model import Model
+from quantree.model import Apply, Model, told
 from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, freeze, validate
 from quantree.stage import Context, Stage
 from quantree.task import Data
 
 __all__ = ["Recipe", "changed_leaves", "presets", "quantizers", "recovery", "transforms"]
+
+_TRIED = 128  # examples on which a network is tried out before anything runs
 
 OnStage = Callable[[int, Stage, Compressed, Compressed, float], None]
 
@@ -54,11 +56,13 @@ class Recipe(Config):
 
         With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
         """
-        leaves, eval_only = Compressed.from_model(model).leaves, ""
+        leaves: Mapping[str, Encoding] = Compressed.from_model(model).leaves
+        eval_only = ""
         for index, stage in enumerate(self.stages):
             for inner in stage.expand():
                 try:
                     inner.check(leaves)
+                    leaves = inner.foreseen(leaves)
                     if eval_only and inner.train_mode:
                         raise ConfigError(
                             f"it runs the network in train mode, which {eval_only!r} before it rules out; put it first"
@@ -85,12 +89,16 @@ class Recipe(Config):
         """Compresses a model.
 
         data: needed only if a stage trains or measures. folder: where long stages keep checkpoints. on_stage: called
-        after each stage with (index, stage, model before, model after, seconds).
+        after each stage with (index, stage, model before, model after, seconds). `QuantreeError` tells before anything
+        runs if one of these is not what it must be.
         """
+        _check_given(model, key, data)
         self.check(model)
         for index, stage in enumerate(self.stages):
             if data is None and any(inner.trains for inner in stage.expand()):
-                raise DataError(f"stage {index} ({stage.name}) trains: give `data` to Recipe.run")
+                raise DataError(f"stage {index} ({stage.name}) learns from data: give `data` to Recipe.run")
+        if data is not None and model.apply is not None:
+            _try_out(model.apply, model, data)
         compressed = Compressed.from_model(model)
         for index, stage in enumerate(self.expanded):
             before, started = compressed, time.perf_counter()
@@ -120,6 +128,39 @@ class Recipe(Config):
             raise ConfigError(f"stage {index} ({stage.name}): {error}", error.value) from None
         _assert_kept(compressed, after, stage, index)
         return after
+
+
+def _check_given(model: Any, key: Any, data: Any) -> None:
+    if not isinstance(model, Model):
+        raise QuantreeError(
+            f"expected a Model, not {told(model)}; make it one: quantree.from_nnx(module), "
+            "from_linen(module, variables) or from_params(params)"
+        )
+    try:
+        jax.random.fold_in(key, 0)
+    except (TypeError, ValueError):
+        raise QuantreeError(f"key must be a key of JAX, such as jax.random.key(0), not {key!r}") from None
+    if not isinstance(data, Data | None):
+        raise DataError(
+            f"data must be a quantree.Data, not {told(data)}; make it one: Data.from_arrays((inputs, targets), "
+            "(validation_inputs, validation_targets), task)"
+        )
+
+
+def _try_out(apply: Apply, model: Model, data: Data) -> None:
+    """Errors of a network that would else show deep in the first stage that runs it. Computes nothing."""
+    batch = next(iter(data.validation(_TRIED)), None)
+    if batch is None:
+        return  # whatever needs one says so
+    try:
+        outputs = jax.eval_shape(apply, model.params, model.state, batch[0])
+    except QuantreeError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise QuantreeError(f"the network fails on validation inputs: {type(error).__name__}: {reason}") from error
+    if not isinstance(outputs, tuple) or len(outputs) != 2 or not isinstance(outputs[1], Mapping):
+        raise QuantreeError("`apply` must return a pair: the outputs, and the state as a dict")
 
 
 def changed_leaves(before: Compressed, after: Compressed) -> list[str]:

@@ -7,6 +7,7 @@ any config that mentions the family then accepts `{kind: name, ...}` in that pla
 
 import contextlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
@@ -20,6 +21,8 @@ from quantree.schema import Config, freeze
 ENTRY_POINTS = "quantree.plugins"
 _FAMILY = "x-family"  # in a JSON schema: what may stand here is any plug-in of this family
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]*")
+
 _families: dict[str, type[Any]] = {}
 _registry: dict[str, dict[str, type[Any]]] = {}
 _loaded_entry_points = False
@@ -30,6 +33,8 @@ class Plugin(Config):
 
     family: ClassVar[str]
     name: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
+    """How a recipe mentions a plug-in of this family, with {name}; for whoever names one where it can't stand."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings of a small instance, by which `quantree.conformance` tries the plug-in; only what has no default."""
 
@@ -45,7 +50,11 @@ class Plugin(Config):
         """
         found = registered(cls.family).get(name)
         if found is None:
-            raise PluginError(f"no {cls.family} is called {name!r}; {nearest(name, list(registered(cls.family)))}")
+            others = [each for family, each in _families.items() if family != cls.family and name in registered(family)]
+            usages = (getattr(each, "usage", "").format(name=name) for each in others)
+            hint = next((f"use {usage}" for usage in usages if usage), nearest(name, list(registered(cls.family))))
+            known = next((f", but a {each.family} is" for each in others), "")
+            raise PluginError(f"no {cls.family} is called {name!r}{known}; {hint}")
         return cast("type[Self]", found)
 
     def to_config(self) -> dict[str, Any]:
@@ -161,8 +170,13 @@ def declare(family: str, base: type[Any]) -> None:
 def register(name: str) -> Callable[[P], P]:
     """Class decorator that adds a plug-in to its family.
 
-    `PluginError` if the name is taken, there is no family, or a method of the family is not there.
+    `PluginError` if the name is taken or is none, there is no family, or a method of the family is not there.
     """
+    if isinstance(name, type):
+        wanted = f'@register("{name.__name__.lower()}")'
+        raise PluginError(f"{name.__name__}: `register` wants the name that configs will use; write {wanted}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(f"{name!r} can't name a plug-in: a name begins with a letter; digits and _ . + - may follow")
 
     def add(plugin: P) -> P:
         family = getattr(plugin, "family", None)

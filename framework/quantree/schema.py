@@ -147,8 +147,10 @@ def tell(error: pydantic.ValidationError, document: Document) -> ConfigError:
         place = (*place, first["loc"][-1])
     elif "key" in context and isinstance(_get(document.data, place), Mapping):
         place = (*place, context["key"])
-    given = "" if "key" in context or first["type"] == "missing" else f", not {_shortened(first['input'])}"
-    return document.error(place, f"{_plain(first)}{given}")
+    reason, given = _plain(first), _shortened(first["input"])
+    # Half a sentence of `nearest` is an end: it begins with what was given.
+    told = "key" in context or first["type"] == "missing" or re.search(r"; (did you mean .*\?|known: .*)$", reason)
+    return document.error(place, reason if told else f"{reason}, not {given}")
 
 
 def _plain(error: ErrorDetails) -> str:

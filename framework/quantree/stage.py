@@ -66,7 +66,17 @@ class Stage(Plugin, family="stage"):
         return (self,)
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
-        """`ConfigError` if the settings can't fit a model with these leaves. Runs before any training is spent."""
+        """`ConfigError` if the settings can't fit a model with these leaves. Runs before any training is spent.
+
+        They are as earlier stages leave them, in so far as those tell it by `foreseen`.
+        """
+
+    def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:
+        """The leaves after this stage, as far as their kinds are known before it runs; arrays in them may be missing.
+
+        For the `check` of later stages. The default says nothing: they stay as they are.
+        """
+        return leaves
 
 
 class Transform(Stage):

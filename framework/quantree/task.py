@@ -41,6 +41,11 @@ class Task(Plugin, family="task"):
         """True if metric `new` beats `old`."""
         return new > old if self.direction == "max" else new < old
 
+    def check_targets(self, targets: Any, outputs: int | None = None) -> None:
+        """`DataError` if these can't be targets of the task. outputs: the last axis of the network's outputs, where it
+        is known.
+        """
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross-entropy in nats: logits [n, c], integer labels [n] -> [n]."""
@@ -62,6 +67,22 @@ class Classification(Task):
     direction: Literal["max", "min"] = "max"
     outputs: Literal["logits", "values"] = "logits"
 
+    def check_targets(self, targets: Any, outputs: int | None = None) -> None:
+        """`DataError` unless they are integers [n], none negative, and below the number of logits. Only cross-entropy
+        asks for that: another loss may want others.
+        """
+        if self.loss is not cross_entropy:
+            return
+        if np.dtype(targets.dtype).kind not in "iu" or targets.ndim != 1:
+            shape = ", ".join(["n", *map(str, targets.shape[1:])])
+            raise DataError(
+                f"targets of a classification are integers [n], the number of the class, not {targets.dtype} [{shape}]"
+            )
+        least, most = int(targets.min(initial=0)), int(targets.max(initial=0))
+        if least < 0 or (outputs is not None and most >= outputs):
+            allowed = "0 and up" if outputs is None else f"0 to {outputs - 1}, as the network has {outputs} logits"
+            raise DataError(f"a target is {least if least < 0 else most}; classes are numbered {allowed}")
+
 
 @dataclass(frozen=True)
 class Data:
@@ -80,14 +101,27 @@ class Data:
     examples: int | None = None
     augment: Augment | None = None
 
+    def __post_init__(self) -> None:
+        _check_task(self.task)
+
     @classmethod
     def from_arrays(cls, train: Batch, validation: Batch, task: Task) -> "Data":
         """Wraps arrays held in memory; each split is (inputs [n, ...], targets [n, ...]). `DataError` if one is empty,
-        or if its two arrays differ in length.
+        if its two arrays differ in length, or if the targets don't fit the task.
         """
+        _check_task(task)
         for name, split in (("training", train), ("validation", validation)):
+            if not isinstance(split, tuple | list) or len(split) != 2:
+                raise DataError(f"the {name} split must be a pair (inputs, targets), not {_told(split)}")
+            for what, array in zip(("inputs", "targets"), split, strict=True):
+                if not hasattr(array, "dtype") or not getattr(array, "ndim", 0):
+                    raise DataError(f"the {name} {what} must be an array [n, ...], not {_told(array)}")
             if len(split[0]) != len(split[1]) or not len(split[0]):
                 raise DataError(f"the {name} split has {len(split[0])} inputs and {len(split[1])} targets")
+            try:
+                task.check_targets(split[1])
+            except DataError as error:
+                raise DataError(f"the {name} split: {error}") from None
         inputs, targets = train
 
         def shuffled(seed: int, epoch: int, batch_size: int) -> Iterator[Batch]:
@@ -104,6 +138,19 @@ class Data:
         if self.examples is None:
             return sum(1 for _ in self.train(0, 0, batch_size))
         return max(1, self.examples // batch_size)
+
+
+def _check_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        raise DataError(f"task must be a Task, such as quantree.Classification(), not {_told(task)}")
+
+
+def _told(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"an array {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def batches(split: Batch, batch_size: int) -> Iterator[Batch]:
@@ -142,5 +189,6 @@ def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: T
     if not outputs:
         raise DataError("there is nothing to measure on: the split is empty")
     all_outputs, all_targets = np.concatenate(outputs), np.concatenate(targets)
+    task.check_targets(all_targets, all_outputs.shape[-1] if all_outputs.ndim else None)
     loss = jnp.mean(task.loss(jnp.asarray(all_outputs), jnp.asarray(all_targets)))
     return Score(float(loss), task.metric(all_outputs, all_targets))

@@ -202,3 +202,11 @@ def test_match() -> None:
 def test_codes_are_as_narrow_as_they_can_be(symbols: int, dtype: str) -> None:
     packed = smallest_unsigned(np.asarray([symbols - 1]), symbols)
     assert packed.dtype == dtype and int(packed[0]) == symbols - 1
+
+
+def test_a_pattern_that_stops_short_of_the_names_is_told_how_it_goes_on() -> None:
+    fields = ["codebooks/fc2/kernel/centroids", "fc1/bias/value", "fc1/kernel/value"]
+    wanted = {"fc1/kernel": r"'fc1/kernel/\*'", "fc2/*": r"'\*/fc2/\*/\*'", "fc1/kernl/*": "'fc1/kernel/value'"}
+    for short, told in wanted.items():
+        with pytest.raises(ConfigError, match=rf"matches no float field; did you mean {told}\?"):
+            match([short], fields, "float field")

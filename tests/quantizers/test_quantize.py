@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import quantree as qt
-from quantree import registry
 from quantree.encodings import Affine, Coded, Compressed, Pruned, Raw, Scalar, SubVectors, Table
-from quantree.errors import ConfigError, LeafError, PluginError
+from quantree.errors import ConfigError, LeafError
 from quantree.quantizers import Learner, Quantize, WholeNet
 from quantree.recipe import Recipe
 
@@ -258,30 +257,6 @@ def test_presets_stand_for_the_stage() -> None:
     preset = run({"kind": "kmeans", "k": 4, "grouping": "net"})
     assert jax.tree.all(jax.tree.map(np.array_equal, direct, preset))
     assert isinstance(run({"kind": "uniform", "k": 4}).codebooks["fc1/kernel"], Affine)
-
-
-@pytest.mark.parametrize(
-    ("table", "codes", "told"),
-    [
-        ((1, 3, 1), np.zeros((1, 5), np.int32), "codes int32"),
-        ((1, 3, 1), np.zeros((1, 6), np.float32), "codes float32"),
-        ((1, 3, 1), np.full((1, 6), 3), "codes outside of its codebook of 3"),
-        ((1, 3, 1), np.full((1, 6), -1), "codes outside of its codebook of 3"),
-        ((2, 3, 1), np.zeros((1, 6), np.int32), r"a codebook \(2, 3, 1\)"),
-        (None, np.zeros((1, 6), np.int32), "not finite"),
-    ],
-)
-def test_a_learner_that_breaks_its_contract_is_named(table: Any, codes: np.ndarray, told: str) -> None:
-    with registry.temporarily():
-
-        @qt.register("broken")
-        class Broken(Learner):
-            def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> Any:
-                return Table(jnp.full((1, 3, 1), jnp.nan) if table is None else jnp.zeros(table)), jnp.asarray(codes)
-
-        recipe = Recipe(stages=(Quantize(learner=Broken()),))
-        with pytest.raises(PluginError, match=f"learner 'broken' gave .*{told}"):
-            recipe.run(qt.from_params({"a": floats(2, 3)}), key=KEY)
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "uniform"])

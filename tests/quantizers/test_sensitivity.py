@@ -57,3 +57,12 @@ def test_what_can_not_be_measured_is_told() -> None:
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), model.params)
     with pytest.raises(DataError, match="fc2/kernel: the gradient of the loss on training data is not finite"):
         squared_gradients(model, broken, {}, ["fc2/kernel"], data, 1, 0)
+
+
+def test_a_tolerance_is_not_measured_on_data_that_are_not_finite() -> None:
+    inputs, labels = np.full((8, 64), np.nan, np.float32), np.zeros(8, np.int32)
+    data = Data.from_arrays((inputs, labels), (inputs, labels), Classification())
+    assert score(mlp(), mlp().params, {}, data).metric == 1.0  # of NaN, the first is the largest
+    recipe = qt.Recipe.from_config([{"kind": "budget", "tolerance": 0.1, "learners": ["uniform"]}])
+    with pytest.raises(DataError, match="the loss of the uncompressed network on validation data is nan"):
+        recipe.run(mlp(), key=jax.random.key(0), data=data)

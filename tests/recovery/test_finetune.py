@@ -123,7 +123,7 @@ def test_ramps_that_make_no_sense_are_told(gradual: Any, told: str) -> None:
 
 
 def test_what_is_missing_is_told() -> None:
-    with pytest.raises(DataError, match=r"stage 0 \(finetune\) trains: give `data`"):
+    with pytest.raises(DataError, match=r"stage 0 \(finetune\) learns from data: give `data`"):
         Recipe.from_config([TUNE]).run(mlp(), key=KEY)
     with pytest.raises(QuantreeError, match="has no `apply`"):
         Recipe.from_config([TUNE]).run(qt.from_params(mlp().params), key=KEY, data=digits())

@@ -107,7 +107,7 @@ def test_only_the_norms_that_match() -> None:
     assert_same_function(model, folded)
     np.testing.assert_array_equal(folded.state["batch_stats/one/var"], model.state["batch_stats"]["one"]["var"])
     assert not folded.state["batch_stats/two/mean"].any()
-    with pytest.raises(ConfigError, match="pattern 'three' matches no leaf; known: one, two"):
+    with pytest.raises(ConfigError, match="pattern 'three' matches no norm; known: one, two"):
         run(model, {**FOLD, "match": "three"})
 
 

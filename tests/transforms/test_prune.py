@@ -178,5 +178,5 @@ def test_leaves_that_can_not_be_pruned_are_named(leaf: np.ndarray, told: str) ->
 
 def test_pruning_after_quantizing_is_an_error_that_says_what_to_do() -> None:
     recipe = Recipe.from_config([{"kind": "kmeans", "k": 2}, {"kind": "prune", "density": 0.5}])
-    with pytest.raises(LeafError, match=r"stage 1 \(prune\): a: .*not coded float32; prune, then quantize"):
+    with pytest.raises(ConfigError, match=r"stage 1 \(prune\): a: an earlier stage quantizes it; prune, then quantize"):
         recipe.run(qt.from_params({"a": A}), key=jax.random.key(0))

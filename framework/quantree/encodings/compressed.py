@@ -12,7 +12,7 @@ import numpy as np
 from quantree.encodings.base import Codebook, Encoding, static
 from quantree.encodings.coded import Coded
 from quantree.encodings.plain import Raw
-from quantree.errors import ConfigError, FormatError, nearest
+from quantree.errors import ConfigError, FormatError, QuantreeError, nearest
 from quantree.model import Flat, Layout, Model, Tree, flatten, to_nnx, unflatten
 
 if TYPE_CHECKING:
@@ -50,8 +50,19 @@ class Compressed:
         return to_nnx(module, self.decode(), unflatten(self.state))
 
     def to_linen(self) -> Tree:
-        """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state."""
-        return {"params": self.decode(), **unflatten(self.state)}
+        """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state.
+
+        For a network that came from Linen; nothing tells where a model without state is from. `QuantreeError` if the
+        state lies beside the parameters, as in nnx, and not in collections of its own.
+        """
+        params, state = self.decode(), unflatten(self.state)
+        mixed = sorted(name for name, tree in state.items() if name in params or not isinstance(tree, dict))
+        if mixed:
+            raise QuantreeError(
+                f"state {mixed[0]!r} is no collection of Linen's: this model is not from Linen; use to_nnx(module), or "
+                "decode() and state"
+            )
+        return {"params": params, **state}
 
     def replace(
         self,
@@ -82,17 +93,19 @@ class Compressed:
                     raise FormatError(f"{path}: {error}") from None
 
 
-def match(patterns: Iterable[str], paths: Iterable[str]) -> list[str]:
+def match(patterns: Iterable[str], paths: Iterable[str], what: str = "leaf") -> list[str]:
     """Paths that fit any of the shell-style patterns (`conv*/kernel`; `*` also matches a slash), in their order.
 
-    `ConfigError` if one of the patterns fits none: nothing is skipped in silence.
+    `ConfigError` if one of the patterns fits none: nothing is skipped in silence. what: the paths name, for that error.
     """
     known = list(paths)
     found: set[str] = set()
     for pattern in patterns:
         hits = fnmatch.filter(known, pattern)
         if not hits:
-            raise ConfigError(f"pattern {pattern!r} matches no leaf; {nearest(pattern, known)}", pattern)
+            longer = (each for each in (f"{pattern}/*", f"*/{pattern}/*") if fnmatch.filter(known, each))
+            hint = next((f"did you mean {each!r}?" for each in longer), nearest(pattern, known))
+            raise ConfigError(f"pattern {pattern!r} matches no {what}; {hint}", pattern)
         found.update(hits)
     return [path for path in known if path in found]
 

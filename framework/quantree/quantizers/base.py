@@ -28,6 +28,7 @@ class Learner(Plugin, family="learner"):
     This is the plug-in to write for a quantizer of one's own: it sees nothing but vectors.
     """
 
+    usage: ClassVar = "{{kind: quantize, learner: {{kind: {name}}}}}"
     scalars_only: ClassVar[bool] = False
     """Set by a learner that takes blocks of one weight only; a recipe that gives it others is refused."""
 

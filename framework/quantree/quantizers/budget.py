@@ -17,7 +17,7 @@ from quantree.quantizers.base import Learner
 from quantree.quantizers.curves import Curve, trace
 from quantree.quantizers.plan import Plan, Planner
 from quantree.quantizers.quantize import CoderName, Quantize, unused
-from quantree.quantizers.sensitivity import score, squared_gradients
+from quantree.quantizers.sensitivity import baseline_score, score, squared_gradients
 from quantree.registry import Choice, register, registered
 from quantree.stage import Context, Patterns, Stage, select
 
@@ -196,7 +196,7 @@ class Budget(Stage):
         sentence about it. `ConfigError` if there is none.
         """
         data, model, state = context.need_data(self.name), context.model, unflatten(planner.compressed.state)
-        name, base = data.task.metric_name, score(model, model.params, model.state, data).metric
+        name, base = data.task.metric_name, baseline_score(model, data).metric
         metrics: dict[bytes, float] = {}
 
         def good(points: np.ndarray) -> bool:

@@ -1,6 +1,7 @@
 """The one stage that quantizes: grouping x blocking x learner, and the coder for the codes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -14,6 +15,7 @@ from quantree.encodings import Blocking, Codebook, Coded, Compressed, Encoding, 
 from quantree.encodings.coded import smallest_unsigned
 from quantree.errors import ConfigError, LeafError, PluginError
 from quantree.quantizers.base import Grouping, Learner
+from quantree.quantizers.contract import taken
 from quantree.quantizers.groupings import PerTensor
 from quantree.registry import Choice, register, registered
 from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
@@ -72,12 +74,19 @@ class Quantize(Stage):
         return self
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
-        select(self.match, leaves)
+        self._free(leaves)
 
-    def run(self, compressed: Compressed, context: Context) -> Compressed:
-        free = [path for path in select(self.match, compressed.leaves) if not compressed.leaves[path].uses()]
+    def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:
+        return {**leaves, **{path: _Foreseen(leaves[path].shape, leaves[path].dtype) for path in self._free(leaves)}}
+
+    def _free(self, leaves: Mapping[str, Encoding]) -> list[str]:
+        free = [path for path in select(self.match, leaves) if not leaves[path].uses()]
         if not free:
             raise ConfigError("quantize: every leaf that it matches has been quantized by an earlier stage")
+        return free
+
+    def run(self, compressed: Compressed, context: Context) -> Compressed:
+        free = self._free(compressed.leaves)
         leaves: dict[str, Encoding] = {}
         books: dict[str, Codebook] = {}
         for index, (name, paths) in enumerate(sorted(self.grouping.groups(free, compressed.leaves).items())):
@@ -89,8 +98,8 @@ class Quantize(Stage):
                     f"{odd.path}: blocks of {odd.blocks.shape[2]} weights can't share a codebook with the "
                     f"{parts[0].blocks.shape[2]} of {parts[0].path}; match fewer leaves, or use grouping 'tensor'"
                 )
-            taken, books[name] = self.learn(name, parts, jax.random.fold_in(context.key, index))
-            leaves |= taken
+            coded, books[name] = self.learn(name, parts, jax.random.fold_in(context.key, index))
+            leaves |= coded
         return compressed.replace(leaves, books)
 
     def learn(self, name: str, parts: "list[Part]", key: jax.Array) -> tuple[dict[str, Coded], Codebook]:
@@ -99,9 +108,14 @@ class Quantize(Stage):
         alive = np.concatenate([part.alive for part in parts], axis=1)
         # A segment of which nothing survived pruning has nothing to learn from but its zeros.
         taking_part = alive | ~alive.any(axis=1, keepdims=True)
-        book, codes = self.learner.learn(blocks, jnp.asarray(taking_part), key)
-        self._check_contract(book, codes, blocks, taking_part)
-        book, codes = _without_unused(book, np.asarray(codes), alive)
+        segments, n, d = blocks.shape
+        wide = any(part.dtype == np.float64 for part in parts)
+        found = self.learner.learn(blocks, jnp.asarray(taking_part), key)
+        try:
+            book, codes = taken(found, (segments, n, d), taking_part, wide)
+        except PluginError as error:
+            raise PluginError(f"{name}: learner {self.learner.name!r} {error}") from error.__cause__
+        book, codes = _without_unused(book, codes, alive)
         sizes = np.cumsum([part.blocks.shape[1] for part in parts])[:-1]
         leaves: dict[str, Coded] = {}
         for part, own in zip(parts, np.split(codes, sizes, axis=1), strict=True):
@@ -112,19 +126,17 @@ class Quantize(Stage):
             leaves[part.path] = Coded(packed, mask, name, self.blocking, zero, part.shape, part.dtype, self.coder)
         return leaves, book
 
-    def _check_contract(self, book: Codebook, codes: Any, blocks: jax.Array, taking_part: np.ndarray) -> None:
-        """`PluginError` if the learner gave something that does not decode to finite blocks of the right shape."""
-        segments, n, d = blocks.shape
-        table, codes = np.asarray(book.table()), np.asarray(codes)
-        if table.shape != (segments, book.size, d) or not np.isfinite(table).all():
-            wrong = f"a codebook {table.shape} that is not {(segments, book.size, d)}, or not finite"
-        elif codes.shape != (segments, n) or codes.dtype.kind not in "iu":
-            wrong = f"codes {codes.dtype} {codes.shape} that are not integers {(segments, n)}"
-        elif codes[taking_part].min() < 0 or codes[taking_part].max() >= book.size:
-            wrong = f"codes outside of its codebook of {book.size}"
-        else:
-            return
-        raise PluginError(f"learner {self.learner.name!r} gave {wrong}")
+
+@dataclass(frozen=True)
+class _Foreseen(Encoding):
+    """Stands for a coded leaf before there are codes."""
+
+    name: ClassVar = Coded.name
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def uses(self) -> tuple[str, ...]:
+        return ("to be learned",)
 
 
 class Part:

@@ -48,6 +48,18 @@ def score(model: Model, params: Tree, state: Tree, data: Data) -> Score:
     return measure(forward, data.validation(_EVALUATION_BATCH), data.task)
 
 
+def baseline_score(model: Model, data: Data) -> Score:
+    """Score of the network as it is. `DataError` if its loss is not finite: the metric of NaN would be a number too,
+    and the same number for whatever is made of the network.
+    """
+    found = score(model, model.params, model.state, data)
+    if not np.isfinite(found.loss):
+        raise DataError(
+            f"the loss of the uncompressed network on validation data is {found.loss}; look at the data and its weights"
+        )
+    return found
+
+
 def applied(model: Model) -> Apply:
     """The model's function; `QuantreeError` if it has none."""
     if model.apply is None:

@@ -14,7 +14,7 @@ import numpy as np
 from quantree.coding import Coder, Symbols, smallest
 from quantree.encodings import Compressed, Raw, Stream
 from quantree.encodings.base import Stored
-from quantree.errors import FormatError, LeafError, nearest
+from quantree.errors import FormatError, LeafError, QuantreeError, nearest
 from quantree.registry import registered
 from quantree.storage.constant import Constant, constant
 from quantree.storage.layout import DTYPES, Item, Layout, Run, Section, narrowest, read
@@ -61,6 +61,9 @@ def inspect(path: str | Path) -> Ledger:
 
 def to_bytes(compressed: Compressed, coder: str | None = None) -> bytes:
     """What `save` writes."""
+    if not isinstance(compressed, Compressed):
+        given = type(compressed).__name__
+        raise QuantreeError(f"a file holds what `Recipe.run` returns, a Compressed, not a {given}; run a recipe first")
     compressed.check()
     parts: dict[Section, Mapping[str, Stored]] = {
         "leaf": compressed.leaves,

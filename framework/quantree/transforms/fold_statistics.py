@@ -58,7 +58,7 @@ class FoldStatistics(Transform):
         leaves: dict[str, Encoding] = {}
         state = dict(compressed.state)
         epsilon = self.epsilon or (1e-3 if compressed.layout == "keras" else 1e-5)
-        for name in match(self.match, norms):
+        for name in match(self.match, norms, "norm"):
             folded = _fold(norms[name], compressed, epsilon)
             leaves |= folded[0]
             state |= folded[1]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.encodings import Compressed, Encoding, Pruned, Raw, match
-from quantree.errors import LeafError
+from quantree.errors import ConfigError, LeafError
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform, is_float_leaf, select
 
@@ -62,6 +62,9 @@ class Prune(Transform):
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
         taken = select(self.match, leaves)
+        quantized = next((path for path in taken if leaves[path].uses()), None)
+        if quantized is not None:
+            raise ConfigError(f"{quantized}: an earlier stage quantizes it; prune, then quantize")
         for rule in (self.density, self.quality):
             if isinstance(rule, dict):
                 match(rule, taken)

@@ -1,4 +1,10 @@
+import os
+import subprocess
+import sys
+
 from experiments.data.__main__ import main
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def test_list_tells_what_is_prepared_where(digits_dir, capsys):
@@ -9,6 +15,15 @@ def test_list_tells_what_is_prepared_where(digits_dir, capsys):
     assert "prepared (array_record)" in shown["digits"]
     assert "not prepared" in shown["mnist"] and "3.0.1" in shown["mnist"] and "60000 train" in shown["mnist"]
     assert "fashion_mnist" in shown
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_in_silence():
+    command = [sys.executable, "-m", "experiments.data", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as listing:
+        assert listing.stdout is not None and listing.stderr is not None
+        listing.stdout.close()  # before anything is written
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 0
 
 
 def test_prepare_works_from_the_raw_files_and_only_once(small_mnist, small_raw, tmp_path, capsys, monkeypatch):

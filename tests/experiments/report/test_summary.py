@@ -196,3 +196,9 @@ def test_a_few_ruined_settings_do_not_set_the_scale(row):
 def test_files_larger_than_the_model_are_found(row):
     summary = summary_of([row(k=4), row(k=2, file_bytes=50_000)])
     assert [setting.label for setting in summary.larger] == ["k=2"]
+
+
+def test_the_label_of_a_single_setting_does_not_repeat_the_kind(row):
+    stages = [{"kind": "kmeans", "k": 9}]
+    (setting,) = summary_of([row(settings={**row()["settings"], "stages": stages})]).settings
+    assert setting.label == "k=9"
