@@ -218,8 +218,8 @@ def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
 def test_memory_stays_under_the_stated_bound() -> None:
     n, d, k = 200_000, 4, 1024
     x, ones = jnp.zeros((n, d)), jnp.ones(n)
-    arguments = x, ones, ones > 0, jnp.zeros((0, d)), jnp.zeros((k, d)), KEY, jnp.int32(5), jnp.float32(0)
-    lowered = module._kmeans.lower(*arguments, k=k, init="k-means++", restarts=1, block=1024)
+    arguments = x, ones, ones > 0, jnp.zeros((0, d)), jnp.zeros((k, d)), KEY, jnp.int32(5), jnp.float32(0), jnp.int32(0)
+    lowered = module._kmeans.lower(*arguments, k=k, init="k-means++", restarts=1, relaxation=None, block=1024)
     analysis = lowered.compile().memory_analysis()
     if analysis is None:
         pytest.skip("this backend does not report memory")

@@ -31,7 +31,7 @@ recipes:
     - {kind: finetune, epochs: 1}
   failing:
     - {kind: kmeans, k: 8}
-    - {kind: prune, density: 0.5}
+    - {kind: cast, match: nothing/*}
 """
 AGAIN = """
 import dataclasses, json, sys
@@ -105,7 +105,7 @@ def test_a_failing_trial_is_a_row_with_its_error_and_the_others_go_on(run: tuple
     assert states == {"kmeans": "done", "long": "done", "failing": "failed"}
     failing = next(trial for trial in trials if trial.method == "failing")
     row = store.result(failing.id)
-    assert row is not None and row["error"].startswith("LeafError: ") and "metric" not in row
+    assert row is not None and row["error"].startswith("ConfigError: ") and "metric" not in row
     assert "Traceback" in (store.trial(failing.id) / "error.txt").read_text()
     assert not (store.trial(failing.id) / "model.qtree").exists()
 

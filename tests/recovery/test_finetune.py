@@ -129,7 +129,7 @@ def test_what_is_missing_is_told() -> None:
         Recipe.from_config([TUNE]).run(qt.from_params(mlp().params), key=KEY, data=digits())
     with pytest.raises(ConfigError, match=r"stage 0 \(finetune\): pattern 'codebooks/\*' matches no leaf"):
         run(mlp(), {**TUNE, "match": "codebooks/*"})
-    with pytest.raises(LeafError, match="prune, then quantize"):
+    with pytest.raises(ConfigError, match="prune, then quantize"):
         run(mlp(), {"kind": "uniform", "k": 2}, {**TUNE, "gradual": {"stage": {"kind": "prune", "density": 0.5}}})
 
 
