@@ -44,19 +44,27 @@ class Imported(Config):
             raise DataError(f"can't read the checkpoint {error.filename}: {error.strerror}") from None
         return cls(path=str(path), sha256=digest.hexdigest(), layout=checkpoint.layout, state=checkpoint.state)
 
+    def read(self) -> Model:
+        """The arrays, without `apply`."""
+        return checkpoints.read(Path(self.path), self.layout, self.state).model
+
     def into(self, fresh: Model) -> Model:
         """The network with the checkpoint's arrays. `LeafError` names the first leaf that does not fit."""
-        found = checkpoints.read(Path(self.path), self.layout, self.state).model
-        for what, wanted, given in (("trained", fresh.params, found.params), ("state", fresh.state, found.state)):
-            new, old = flatten(given), flatten(wanted)
-            for path, leaf in old.items():
-                if path not in new:
-                    near = f"; the checkpoint has {', '.join(sorted(new.keys() - old.keys())[:5]) or 'nothing else'}"
-                    raise LeafError(f"{self.path}: {path} ({what}) is not in it{near}")
-                if new[path].shape != leaf.shape or new[path].dtype != leaf.dtype:
-                    has, needs = (f"{each.dtype} {list(each.shape)}" for each in (new[path], leaf))
-                    raise LeafError(f"{self.path}: {path} is {has}, the network needs {needs}")
-            left = sorted(new.keys() - old.keys())
-            if left:
-                raise LeafError(f"{self.path}: it has {left[0]} ({what}), the network does not")
-        return Model(found.params, found.state, fresh.apply)
+        return put_into(fresh, self.read(), self.path)
+
+
+def put_into(fresh: Model, found: Model, source: str) -> Model:
+    """The network `fresh` with the arrays of `found`. `LeafError` names the source and a leaf that does not fit."""
+    for what, wanted, given in (("trained", fresh.params, found.params), ("state", fresh.state, found.state)):
+        new, old = flatten(given), flatten(wanted)
+        for path, leaf in old.items():
+            if path not in new:
+                near = f"; it has {', '.join(sorted(new.keys() - old.keys())[:5]) or 'nothing else'}"
+                raise LeafError(f"{source}: {path} ({what}) is not in it{near}")
+            if new[path].shape != leaf.shape or new[path].dtype != leaf.dtype:
+                has, needs = (f"{each.dtype} {list(each.shape)}" for each in (new[path], leaf))
+                raise LeafError(f"{source}: {path} is {has}, the network needs {needs}")
+        left = sorted(new.keys() - old.keys())
+        if left:
+            raise LeafError(f"{source}: it has {left[0]} ({what}), the network does not")
+    return Model(found.params, found.state, fresh.apply)
