@@ -15,6 +15,7 @@ from experiments.report.tables import replacing
 
 COLUMNS = 3
 TIMES = "\u00d7"
+_INCHES, _HANDLE, _LINE = 0.072, 0.75, 0.19  # about: a letter of the legend, what stands about its words, its lines
 INK, LINE, FAINT = "#222222", "#555555", "#8a8a8a"
 
 
@@ -31,11 +32,19 @@ def draw(summary: Summary) -> Figure:
     look = looks(summary.methods)
     for i, (panel, settings) in enumerate(panels.items()):
         _plot(figure.add_subplot(rows, columns, i + 1), panel, settings, look)
-    shown = {setting.first.method for settings in panels.values() for setting in settings}
+    drawn = [setting for settings in panels.values() for setting in settings]
+    shown = {setting.first.method for setting in drawn}
+    handles = _legend(
+        {method: look[method] for method in summary.methods if method in shown},
+        any(setting.chosen for setting in drawn),
+    )
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    wide = max(1, min(6, 2 * columns + 2, int(figure.get_figwidth() / (_INCHES * longest + _HANDLE))))
+    figure.set_figheight(figure.get_figheight() + _LINE * max(0, math.ceil(len(handles) / wide) - 3))
     figure.legend(
-        handles=_legend({method: look[method] for method in summary.methods if method in shown}),
+        handles=handles,
         loc="outside lower center",
-        ncols=min(6, 2 * columns + 2),
+        ncols=wide,
         frameon=False,
         fontsize=9,
         labelcolor=INK,
@@ -152,7 +161,7 @@ def _even_ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step) + 1)]
 
 
-def _legend(look: dict[str, Look]) -> list[Line2D]:
+def _legend(look: dict[str, Look], chosen: bool) -> list[Line2D]:
     def entry(label: str, **style: object) -> Line2D:
         # A leading underscore would hide the entry, a dollar sign would start a formula.
         return Line2D([], [], label=("\u200b" + label).replace("$", r"\$"), **style)  # pyright: ignore[reportArgumentType]
@@ -161,7 +170,8 @@ def _legend(look: dict[str, Look]) -> list[Line2D]:
     marks = [
         entry("front", color=LINE, linewidth=1.1),
         entry("baseline", color=FAINT, linewidth=1, linestyle=(0, (5, 3))),
-        entry("chosen on validation", linestyle="", **ring),
     ]
+    if chosen:
+        marks.append(entry("chosen on validation", linestyle="", **ring))
     methods = [entry(m, color=x.color, marker=x.marker, linestyle="", markersize=6.5) for m, x in look.items()]
     return methods + marks

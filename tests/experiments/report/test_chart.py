@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from experiments.report import write_report
@@ -60,3 +61,14 @@ def test_names_that_mean_something_to_matplotlib_are_plain_text(tmp_path, row, s
 def test_without_a_finished_trial_there_is_a_picture_that_says_so(tmp_path, failed, store):
     summary = write_report([store(tmp_path, [failed()])])
     assert draw(summary).axes == [] and (tmp_path / "pareto.png").stat().st_size > 1_000
+
+
+def test_the_legend_of_many_methods_lies_inside_of_the_picture(tmp_path, row, store):
+    methods = [f"a method with a name of some length {i}" for i in range(14)]
+    rows = [row(method=method, k=4 + i, file_bytes=1000 + i) for i, method in enumerate(methods)]
+    figure = draw(write_report([store(tmp_path, rows)]))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (legend,), (axes,) = figure.legends, figure.axes
+    box, place = legend.get_window_extent(canvas.get_renderer()), axes.get_window_extent(canvas.get_renderer())
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and place.height > 0.35 * figure.bbox.height
