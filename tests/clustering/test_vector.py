@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sklearn.cluster
 
-from quantree.clustering import KMeans, assign, kmeans
+from quantree.clustering import KMeans, assign, kmeans, lloyd, search
 from quantree.clustering import vector as module
 from quantree.clustering.starts import Start
 from quantree.errors import LeafError
@@ -246,3 +246,35 @@ def test_wrong_arguments_are_told() -> None:
     for message, points, k, options in cases:
         with pytest.raises(LeafError, match=message):
             kmeans(points, k, key=KEY, **options)
+
+
+def test_a_large_problem_in_threads_is_the_same_problem(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 2 * lloyd.PIECE * search.BLOCK + 777
+    x, weights = rng.normal(size=(n, 2)).astype(np.float32), rng.uniform(0, 2, n).astype(np.float32)
+    mask = rng.random(n) < 0.9
+    settings: dict[str, Any] = {"key": KEY, "weights": weights, "mask": mask, "pinned": np.zeros((1, 2)), "restarts": 2}
+    found = {}
+    for threads in (1, 3):
+        monkeypatch.setenv("NPROC", str(threads))
+        found[threads] = kmeans(x, 12, iterations=6, tolerance=0, **settings)
+        for one, two in zip(found[threads], found[1], strict=True):
+            np.testing.assert_array_equal(one, two)
+    monkeypatch.setattr(module, "worth_it", lambda *arguments: False)
+    alone = kmeans(x, 12, iterations=6, tolerance=0, **settings)
+    np.testing.assert_allclose(found[1].centroids, alone.centroids, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found[1].inertia, alone.inertia, rtol=1e-5)
+    assert np.mean(np.asarray(found[1].codes) == alone.codes) > 0.999
+    assert (found[1].steps, found[1].converged) == (alone.steps, alone.converged)
+
+
+def test_threads_repair_and_stop_as_one_does(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 2 * lloyd.PIECE * search.BLOCK
+    x = np.repeat(rng.normal(size=(8, 3)), n // 8, axis=0).astype(np.float32)
+    found = kmeans(x, 8, key=KEY, initial=x[:8])  # eight copies of one point
+    assert found.repaired > 0 and found.inertia < 1e-4 and found.converged
+    np.testing.assert_array_equal(found.counts, n // 8)
+    monkeypatch.setattr(module, "worth_it", lambda *arguments: False)
+    alone = kmeans(x, 8, key=KEY, initial=x[:8])
+    assert (found.repaired, found.steps) == (alone.repaired, alone.steps)

@@ -263,3 +263,29 @@ def test_presets_stand_for_the_stage() -> None:
 def test_a_preset_refuses_an_unknown_coder_too(kind: str) -> None:
     with pytest.raises(ConfigError, match=r"\[0\].coder: no coder is called 'anss'; did you mean 'ans'"):
         Recipe.from_config([{"kind": kind, "k": 4, "coder": "anss"}])
+
+
+@pytest.mark.parametrize(
+    "learner", [{"kind": "kmeans", "k": 4}, {"kind": "uniform", "k": 5}, {"kind": "ecsq", "bits": 1.5}]
+)
+def test_weights_keep_their_energy_if_asked(learner: Any) -> None:
+    net = {"a": np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)}
+    stages = [{"kind": "prune", "density": 0.7}, {"kind": "quantize", "learner": learner}]
+    pruned, plain = (Recipe.from_config(stages[:n]).run(qt.from_params(net), key=KEY) for n in (1, 2))
+    kept = Recipe.from_config([stages[0], {**stages[1], "keep_energy": True}]).run(qt.from_params(net), key=KEY)
+    one, two = plain.leaves["a"], kept.leaves["a"]
+    assert isinstance(one, Coded) and isinstance(two, Coded)
+    np.testing.assert_array_equal(one.codes, two.codes)
+    original, shrunk, again = (np.asarray(each.decode()["a"], np.float64) for each in (pruned, plain, kept))
+    assert np.sum(shrunk**2) < 0.97 * np.sum(original**2)
+    np.testing.assert_allclose(np.sum(again**2), np.sum(original**2), rtol=1e-5)
+    assert np.sum((again - original) ** 2) < 1.1 * np.sum((shrunk - original) ** 2)
+
+
+def test_energy_is_not_kept_at_any_price() -> None:
+    net = {"a": np.random.default_rng(0).normal(0.1, 1, (60, 40)).astype(np.float32)}
+    stage = {"kind": "kmeans", "k": 1}
+    plain = Recipe.from_config([stage]).run(qt.from_params(net), key=KEY)
+    settings = {"kind": "quantize", "learner": stage, "keep_energy": True}
+    kept = Recipe.from_config([settings]).run(qt.from_params(net), key=KEY)
+    np.testing.assert_allclose(kept.decode()["a"], 1.4 * np.asarray(plain.decode()["a"]), rtol=1e-5)

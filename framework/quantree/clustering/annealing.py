@@ -33,11 +33,11 @@ def anneal(
 
     def step(i: jax.Array, centroids: jax.Array) -> jax.Array:
         fit = measure(points, centroids)
-        moved, _ = repair(points, move(centroids, fit, pinned), fit, pinned)
+        moved, _ = repair(points, move(centroids, fit.sums, pinned), fit, pinned)
         noise = jax.random.normal(jax.random.fold_in(key, i), centroids.shape, centroids.dtype)
         if relaxation == "SR-C":
-            counts = jnp.zeros_like(fit.mass).at[fit.codes].add(squares)
-            shares = jnp.sqrt(counts) / jnp.where(fit.mass > 0, fit.mass, 1)
+            counts = jnp.zeros_like(fit.sums.mass).at[fit.codes].add(squares)
+            shares = jnp.sqrt(counts) / jnp.where(fit.sums.mass > 0, fit.sums.mass, 1)
             noise = noise * spread[None, :] * shares[:, None]
         else:
             noise = noise * jnp.std(moved, axis=0)[None, :]

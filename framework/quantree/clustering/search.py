@@ -6,8 +6,6 @@ inside a tile they are a knock-out tournament. Never more than `TILE` scores per
 """
 
 import functools
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
+from quantree.clustering.threads import cores, side_by_side, worth_it
 
 TILE = 16  # centroids scored at once
 BLOCK = 1024  # points of all problems together, per step; their scores stay in the cache of a core
@@ -40,23 +39,16 @@ def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
             "expected [k, d] or [b, k, d] with the same d and b"
         )
     checks.finite(x=x, centroids=centroids)
-    threads = _threads()
-    traced = isinstance(x, Tracer) or isinstance(centroids, Tracer)
-    if traced or x.ndim == 3 or x.shape[0] < WORTH_A_THREAD * threads or threads == 1 or jax.default_backend() != "cpu":
+    if isinstance(centroids, Tracer) or not worth_it(x, WORTH_A_THREAD * cores()) or cores() == 1:
         return _assign(x, centroids)
-    size = BLOCK * -(-x.shape[0] // (BLOCK * threads))
-    starts = [min(i * size, x.shape[0] - size) for i in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda start: np.asarray(_assign_piece(x, np.int32(start), centroids, size)), starts))
+    size = BLOCK * -(-x.shape[0] // (BLOCK * cores()))
+    starts = [min(i * size, x.shape[0] - size) for i in range(cores())]
     codes = np.empty(x.shape[0], np.int32)
+    with side_by_side() as run:
+        parts = run(lambda start: np.asarray(_assign_piece(x, np.int32(start), centroids, size)), starts)
     for start, part in zip(starts, parts, strict=True):
         codes[start : start + size] = part
     return jnp.asarray(codes)
-
-
-def _threads() -> int:
-    given = os.environ.get("NPROC", "")
-    return int(given) if given.isdecimal() and int(given) else len(os.sched_getaffinity(0))
 
 
 @jax.jit

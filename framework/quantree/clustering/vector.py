@@ -1,7 +1,7 @@
 """k-means for vectors: one problem or a batch of independent ones, compiled once per shape."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
 from quantree.clustering.annealing import RELAXATIONS, Relaxation, anneal
-from quantree.clustering.lloyd import Points, State, lloyd
+from quantree.clustering.lloyd import PIECE, Points, State, lloyd, lloyd_in_threads
 from quantree.clustering.result import KMeans
-from quantree.clustering.search import block_size, to_blocks
+from quantree.clustering.search import BLOCK, block_size, to_blocks
 from quantree.clustering.starts import DETERMINISTIC, STARTS, Start, fill, start
+from quantree.clustering.threads import worth_it
 from quantree.errors import LeafError, nearest
 
 
@@ -116,7 +117,7 @@ def _run(
         raise LeafError(f"restarts is {restarts}; expected at least 1, and 1 where the start is not random")
     checks.finite(real, x=x, pinned=fixed, initial=given)
     checks.importances(weight)
-    return _kmeans(
+    return (_kmeans_in_threads if worth_it(x, 2 * PIECE * BLOCK) else _kmeans)(
         x,
         weight.astype(x.dtype),
         real,
@@ -144,6 +145,74 @@ def _centroids(name: str, value: Any, count: int | None, x: jax.Array) -> jax.Ar
     return jnp.broadcast_to(array, (*x.shape[:-2], *array.shape[-2:]))
 
 
+class _Problem(NamedTuple):
+    """One problem in units in which nothing under- or overflows."""
+
+    x: jax.Array
+    weights: jax.Array
+    pinned: jax.Array
+    initial: jax.Array | None
+    unit: jax.Array
+    weight_unit: jax.Array
+    points: Points
+
+
+def _problem(
+    x: jax.Array,
+    weights: jax.Array,
+    real: jax.Array,
+    pinned: jax.Array,
+    initial: jax.Array | None,
+    *,
+    block: int,
+    blocks: int = 1,
+) -> _Problem:
+    """blocks: the number of blocks is a multiple of this."""
+    x, weights = fill(x, real), jnp.where(real, weights, 0)
+    unit, weight_unit = _power_of_two(jnp.max(jnp.abs(x))), _power_of_two(jnp.max(weights))
+    x, weights = x / unit, weights / weight_unit
+    points = Points(to_blocks(x, block), to_blocks(weights[:, None], block)[:, 0])
+    points = jax.tree.map(lambda each: jnp.pad(each, ((0, -len(each) % blocks), *[(0, 0)] * (each.ndim - 1))), points)
+    return _Problem(x, weights, pinned / unit, None if initial is None else initial / unit, unit, weight_unit, points)
+
+
+def _begin(
+    problem: _Problem, key: jax.Array, noisy: jax.Array, *, k: int, init: Start, relaxation: Relaxation | None
+) -> jax.Array:
+    """Centroids [k, d] to start from, the pinned ones first."""
+    pinned = problem.pinned
+    if problem.initial is not None:
+        free = problem.initial
+    elif k == pinned.shape[0]:
+        free = jnp.zeros((0, pinned.shape[1]), pinned.dtype)
+    else:
+        x = fill(problem.x, problem.weights > 0)
+        free = start(init, key, x, problem.weights, k - pinned.shape[0], pinned)
+    begin = jnp.concatenate([pinned, free])
+    if relaxation is None:
+        return begin
+    return anneal(problem.points, begin, pinned.shape[0], jax.random.fold_in(key, 2), relaxation, noisy)
+
+
+def _keys(key: jax.Array, restarts: int) -> jax.Array:
+    """One key for each start; the first is that of a single one, so that restarts never hurt."""
+    again = jax.random.split(jax.random.fold_in(key, 1), restarts - 1)
+    return jnp.concatenate([key[None], again])
+
+
+def _result(problem: _Problem, state: State, real: jax.Array, *, k: int) -> KMeans:
+    codes = jnp.where(real, state.fit.codes.reshape(-1)[: real.shape[0]], 0)
+    return KMeans(
+        centroids=state.centroids * problem.unit,
+        codes=codes,
+        inertia=state.fit.sums.inertia * problem.weight_unit * problem.unit * problem.unit,
+        counts=jnp.zeros((k,), jnp.int32).at[codes].add(real.astype(jnp.int32)),
+        steps=state.steps,
+        converged=state.converged,
+        repaired=state.repaired,
+    )
+
+
 @functools.partial(jax.jit, static_argnames=("k", "init", "restarts", "relaxation", "block"))
 def _kmeans(
     x: jax.Array,
@@ -163,44 +232,54 @@ def _kmeans(
     block: int,
 ) -> KMeans:
     def solve(x, weights, real, pinned, initial, key) -> KMeans:
-        x, weights = fill(x, real), jnp.where(real, weights, 0)
-        unit = _power_of_two(jnp.max(jnp.abs(x)))
-        x, pinned = x / unit, pinned / unit
-        weight_unit = _power_of_two(jnp.max(weights))
-        weights = weights / weight_unit
-        points = Points(to_blocks(x, block), to_blocks(weights[:, None], block)[:, 0])
+        problem = _problem(x, weights, real, pinned, initial, block=block)
 
         def attempt(key: jax.Array) -> State:
-            if initial is not None:
-                free = initial / unit
-            elif k == pinned.shape[0]:
-                free = jnp.zeros((0, x.shape[1]), x.dtype)
-            else:
-                free = start(init, key, fill(x, weights > 0), weights, k - pinned.shape[0], pinned)
-            begin = jnp.concatenate([pinned, free])
-            if relaxation is not None:
-                begin = anneal(points, begin, pinned.shape[0], jax.random.fold_in(key, 2), relaxation, noisy)
-            return lloyd(points, begin, pinned.shape[0], iterations, tolerance)
+            begin = _begin(problem, key, noisy, k=k, init=init, relaxation=relaxation)
+            return lloyd(problem.points, begin, pinned.shape[0], iterations, tolerance)
 
         if restarts == 1:
             best = attempt(key)
         else:
-            # The first attempt is the one that a single start makes, so that restarts never hurt.
-            again = jax.random.split(jax.random.fold_in(key, 1), restarts - 1)
-            attempts = jax.lax.map(attempt, jnp.concatenate([key[None], again]))
-            best = jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.fit.inertia)], attempts)
-        codes = jnp.where(real, best.fit.codes.reshape(-1)[: real.shape[0]], 0)
-        return KMeans(
-            centroids=best.centroids * unit,
-            codes=codes,
-            inertia=best.fit.inertia * weight_unit * unit * unit,
-            counts=jnp.zeros((k,), jnp.int32).at[codes].add(real.astype(jnp.int32)),
-            steps=best.steps,
-            converged=best.converged,
-            repaired=best.repaired,
-        )
+            attempts = jax.lax.map(attempt, _keys(key, restarts))
+            best = jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.fit.sums.inertia)], attempts)
+        return _result(problem, best, real, k=k)
 
     return (solve if x.ndim == 2 else jax.vmap(solve))(x, weights, real, pinned, initial, keys)
+
+
+_problem_jit = jax.jit(_problem, static_argnames=("block", "blocks"))
+_begin_jit = jax.jit(_begin, static_argnames=("k", "init", "relaxation"))
+_result_jit = jax.jit(_result, static_argnames="k")
+
+
+def _kmeans_in_threads(
+    x: jax.Array,
+    weights: jax.Array,
+    real: jax.Array,
+    pinned: jax.Array,
+    initial: jax.Array | None,
+    key: jax.Array,
+    iterations: jax.Array,
+    tolerance: jax.Array,
+    noisy: jax.Array,
+    *,
+    k: int,
+    init: Start,
+    restarts: int,
+    relaxation: Relaxation | None,
+    block: int,
+) -> KMeans:
+    """`_kmeans` of one large problem on a CPU, by the same parts."""
+    problem = _problem_jit(x, weights, real, pinned, initial, block=block, blocks=PIECE)
+    best = None
+    for each in _keys(key, restarts):
+        begin = _begin_jit(problem, each, noisy, k=k, init=init, relaxation=relaxation)
+        state = lloyd_in_threads(problem.points, begin, pinned.shape[0], int(iterations), float(tolerance))
+        if best is None or state.fit.sums.inertia < best.fit.sums.inertia:
+            best = state
+    assert best is not None
+    return _result_jit(problem, best, real, k=k)
 
 
 def _power_of_two(value: jax.Array) -> jax.Array:

@@ -80,6 +80,9 @@ class Budget(Stage):
         description="floats of the codebooks: 16 bits, but where 32 are worth their bytes; or always 32, for a "
         "`finetune` that follows",
     )
+    keep_energy: bool = Field(
+        default=False, description="as in `quantize`: for recipes without `batchnorm` or training after it"
+    )
     distortion: Literal["relative", "absolute", "fisher"] = Field(
         default="relative",
         description="what is summed over leaves: squared error over the leaf's energy, right where a normalisation "
@@ -111,7 +114,7 @@ class Budget(Stage):
         """One stage for each setting to be tried; none if the learner can't be used here."""
         settings = Learner.named(learner).ladder() if isinstance(learner, str) else (learner,)
         return [
-            Quantize(learner=each, blocking=self.blocking, coder=self.coder)
+            Quantize(learner=each, blocking=self.blocking, coder=self.coder, keep_energy=self.keep_energy)
             for each in settings
             if isinstance(self.blocking, Scalar) or not each.scalars_only
         ]

@@ -13,12 +13,15 @@ from pydantic_core import PydanticCustomError
 from quantree.coding import Coder
 from quantree.encodings import Blocking, Codebook, Coded, Compressed, Encoding, Pruned, Raw, Scalar, SubVectors, Table
 from quantree.encodings.coded import smallest_unsigned
+from quantree.encodings.compressed import is_float
 from quantree.errors import ConfigError, LeafError, PluginError
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.contract import taken
 from quantree.quantizers.groupings import PerTensor
 from quantree.registry import Choice, register, registered
 from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
+
+_MOST = 1.4  # by which `keep_energy` scales: where half of the energy is lost, it would double the error
 
 
 def _known(coder: str) -> str:
@@ -56,6 +59,11 @@ class Quantize(Stage):
     )
     learner: Choice[Learner] = Field(description="how codebook and codes are found")
     coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    keep_energy: bool = Field(
+        default=False,
+        description="scale each codebook so that its weights keep their sum of squares, by 1.4 at most: the least "
+        "error shrinks them, which norms with stored statistics pass on. For recipes without `batchnorm` or training",
+    )
     release_mask: bool = Field(
         default=False, description="let a vector quantizer fill pruned weights again, and store no mask"
     )
@@ -116,6 +124,9 @@ class Quantize(Stage):
         except PluginError as error:
             raise PluginError(f"{name}: learner {self.learner.name!r} {error}") from error.__cause__
         book, codes = _without_unused(book, codes, alive)
+        if self.keep_energy:
+            kept = np.concatenate([part.kept for part in parts], axis=1)
+            book = _with_energy(book, codes, np.asarray(blocks), kept)
         sizes = np.cumsum([part.blocks.shape[1] for part in parts])[:-1]
         leaves: dict[str, Coded] = {}
         for part, own in zip(parts, np.split(codes, sizes, axis=1), strict=True):
@@ -172,6 +183,17 @@ def _without_unused(book: Codebook, codes: np.ndarray, alive: np.ndarray) -> tup
     if len(used) == book.size:
         return book, codes
     return Table(book.centroids[:, used]), np.where(alive, np.searchsorted(used, codes), 0)
+
+
+def _with_energy(book: Codebook, codes: np.ndarray, blocks: np.ndarray, kept: np.ndarray) -> Codebook:
+    """The codebook times the number that gives the kept weights their sum of squares again."""
+    decoded = np.take_along_axis(np.asarray(book.table()), codes[..., None].astype(np.intp), axis=1)[kept]
+    have, wanted = (float(np.sum(np.square(each, dtype=np.float64))) for each in (decoded, blocks[kept]))
+    factor = min((wanted / have) ** 0.5, _MOST) if have > 0 else 1.0
+    scaled = jax.tree.map(lambda field: (field * factor).astype(field.dtype) if is_float(field) else field, book)
+    if not np.allclose(scaled.table(), factor * np.asarray(book.table()), rtol=1e-2):
+        raise ConfigError(f"keep_energy needs a codebook that is linear in its floats; {book.name!r} is not", True)
+    return scaled
 
 
 def unused(name: str, taken: Mapping[str, Any]) -> str:
