@@ -191,7 +191,8 @@ def _with_energy(book: Codebook, codes: np.ndarray, blocks: np.ndarray, kept: np
     have, wanted = (float(np.sum(np.square(each, dtype=np.float64))) for each in (decoded, blocks[kept]))
     factor = min((wanted / have) ** 0.5, _MOST) if have > 0 else 1.0
     scaled = jax.tree.map(lambda field: (field * factor).astype(field.dtype) if is_float(field) else field, book)
-    if not np.allclose(scaled.table(), factor * np.asarray(book.table()), rtol=1e-2):
+    wished = factor * np.asarray(book.table())
+    if not np.allclose(scaled.table(), wished, rtol=0, atol=1e-3 * np.abs(wished).max()):
         raise ConfigError(f"keep_energy needs a codebook that is linear in its floats; {book.name!r} is not", True)
     return scaled
 
