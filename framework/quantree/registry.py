@@ -104,6 +104,26 @@ class _Choice:
 Choice = Annotated[T, _Choice()]
 
 
+class Named:
+    """Pydantic marker for a string: the name of a registered plug-in, `Annotated[str, Named(Learner)]`."""
+
+    def __init__(self, family: type[Plugin]) -> None:
+        self.family = family
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "enum": sorted(registered(self.family.family))}
+
+    def _check(self, name: str) -> str:
+        try:
+            self.family.named(name)
+        except PluginError as error:
+            raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
+        return name
+
+
 def json_schema(model: type[Config]) -> dict[str, Any]:
     """JSON schema of settings, in which a field that holds a plug-in lists every registered one by its `kind`.
 

@@ -200,15 +200,12 @@ def _result(given: Scalars, means: np.ndarray, cuts: np.ndarray, steps: int) -> 
     positions = given.values.astype(np.float64)
     codes = np.searchsorted(cuts, positions, side="right").astype(np.int32)
     codes[~given.real] = 0
-    residuals = np.where(given.real, positions - centroids[codes], 0)
     counts = np.bincount(codes[given.real], minlength=centroids.size)
     present = counts[counts > 0]
-    with np.errstate(over="ignore"):  # beyond float32 the inertia is infinite
-        inertia = (given.weights @ residuals**2).astype(dtype)
     return EntropyCoded(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
-        inertia=jnp.asarray(inertia),
+        inertia=jnp.asarray(given.inertia(centroids, codes)),
         counts=jnp.asarray(counts, jnp.int32),
         bits=jnp.asarray(present @ np.log2(present.sum() / present), dtype),
         steps=jnp.asarray(steps, jnp.int32),

@@ -33,6 +33,12 @@ class Scalars(NamedTuple):
         """Which values move a centroid."""
         return self.real & (self.weights > 0)
 
+    def inertia(self, centroids: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Sum of weight x squared distance to the centroid, in the width of the centroids; infinite beyond it."""
+        residuals = np.where(self.real, self.values.astype(np.float64) - centroids[codes], 0)
+        with np.errstate(over="ignore"):
+            return (self.weights @ residuals**2).astype(centroids.dtype)
+
     def sort(self) -> "Sorted":
         """Those that move a centroid, in order."""
         return _sort(self.values[self.heavy], None if self.plain else self.weights[self.heavy])

@@ -53,13 +53,10 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     positions = values.astype(np.float64)
     codes = np.searchsorted(midpoints(centroids.astype(np.float64)), positions).astype(np.int32)
     codes[~real] = 0
-    residuals = np.where(real, positions - centroids[codes], 0)
-    with np.errstate(over="ignore"):  # beyond float32 the inertia is infinite
-        inertia = (given.weights @ residuals**2).astype(dtype)
     return KMeans(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
-        inertia=jnp.asarray(inertia),
+        inertia=jnp.asarray(given.inertia(centroids, codes)),
         counts=jnp.asarray(np.bincount(codes[real], minlength=k), jnp.int32),
         steps=jnp.asarray(steps, jnp.int32),
         converged=jnp.asarray(converged),

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.encodings import Blocking, Compressed, Encoding, Scalar
-from quantree.errors import ConfigError, PluginError
+from quantree.errors import ConfigError
 from quantree.model import unflatten
 from quantree.progress import track
 from quantree.quantizers.base import Learner
@@ -18,26 +18,14 @@ from quantree.quantizers.curves import Curve, trace
 from quantree.quantizers.plan import Plan, Planner
 from quantree.quantizers.quantize import CoderName, Quantize, unused
 from quantree.quantizers.sensitivity import baseline_score, score, squared_gradients
-from quantree.registry import Choice, register, registered
+from quantree.registry import Choice, Named, register, registered
 from quantree.stage import Context, Patterns, Stage, select
 
 _QUICKEST = "uniform"  # tried first: the settings of other learners that it beats are not all learned
 _ROUNDING = 1e-9  # a loss of 0.01 exactly is within a tolerance of 0.01
 
 
-def _known(learner: str) -> str:
-    try:
-        Learner.named(learner)
-    except PluginError as error:
-        raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
-    return learner
-
-
-def _list_known(schema: dict[str, Any]) -> None:
-    schema["enum"] = sorted(registered("learner"))
-
-
-LearnerName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_known)]
+LearnerName = Annotated[str, Named(Learner)]
 
 
 @register("budget")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.coding import Coder
@@ -18,25 +18,13 @@ from quantree.errors import ConfigError, LeafError, PluginError
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.contract import taken
 from quantree.quantizers.groupings import PerTensor
-from quantree.registry import Choice, register, registered
+from quantree.registry import Choice, Named, register
 from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
 
 _MOST = 1.4  # by which `keep_energy` scales: where half of the energy is lost, it would double the error
 
 
-def _known(coder: str) -> str:
-    try:
-        Coder.named(coder)
-    except PluginError as error:
-        raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
-    return coder
-
-
-def _list_known(schema: dict[str, Any]) -> None:
-    schema["enum"] = sorted(registered("coder"))
-
-
-CoderName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_list_known)]
+CoderName = Annotated[str, Named(Coder)]
 
 
 @register("quantize")
