@@ -1,9 +1,12 @@
-"""A job that two programs do, and how they are compared: in turns, in one process, at equal quality."""
+"""A job that two programs do, and how they are compared: in turns, in one process, at equal quality.
+
+`experiments.benchmarks.command.run` makes a command of a few cases.
+"""
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ROUNDS = 5
@@ -50,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a case. Times in seconds: the median of `rounds` runs, and the first one less that median."""
+    """What was measured of a case. Times in seconds: medians of `rounds` runs; compiling is the first run less that."""
 
     case: str
     peer: str
@@ -81,18 +84,12 @@ def compare(case: Case, rounds: int = ROUNDS) -> Row:
     for _ in range(rounds):
         for program, taken in zip(programs, times, strict=True):
             taken.append(case.clock(program)[0])
-    seconds = statistics.median(times[0])
-    row = Row(case.name, case.peer, rounds, seconds, max(0.0, firsts[0][0] - seconds), losses[0])
+    medians = [statistics.median(taken) for taken in times]
+    row = Row(case.name, case.peer, rounds, medians[0], max(0.0, firsts[0][0] - medians[0]), losses[0])
     if case.theirs is None:
         return row
-    return Row(
-        **{
-            **vars(row),
-            "peer_seconds": statistics.median(times[1]),
-            "peer_loss": losses[1],
-            "comparable": equal(losses[0], losses[1], case.lower_is_equal),
-        }
-    )
+    comparable = equal(losses[0], losses[1], case.lower_is_equal)
+    return replace(row, peer_seconds=medians[1], peer_loss=losses[1], comparable=comparable)
 
 
 def equal(ours: float, theirs: float, lower_is_equal: bool = False) -> bool:
