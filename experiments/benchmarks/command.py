@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -39,14 +38,22 @@ NOTES = (
 Builders = Callable[[argparse.Namespace], Sequence[Callable[[], Case]]]
 
 
-def run(about: str, builders: Builders, arguments: argparse.ArgumentParser | None = None, argv: Any = None) -> int:
+def run(
+    about: str,
+    builders: Builders,
+    arguments: argparse.ArgumentParser | None = None,
+    *,
+    rounds: int = ROUNDS,
+    argv: Sequence[str] | None = None,
+) -> int:
     """Measures cases and prints them -> 1 if the two programs of some case can't be compared, or a limit is passed.
 
     builders: settings -> the cases, each as a function that makes it with its data, so that one is held at a time.
     arguments: further ones of this benchmark, as a parser made with `add_help=False`.
+    rounds: alternating runs if the command line does not say.
     """
     argv = sys.argv[1:] if argv is None else argv
-    settings = _parser(about, arguments).parse_args(argv)
+    settings = _parser(about, arguments, rounds).parse_args(argv)
     cases = builders(settings)
     if settings.peak_of is not None:
         print(peak(cases[settings.peak_of]().ours))
@@ -64,7 +71,7 @@ def run(about: str, builders: Builders, arguments: argparse.ArgumentParser | Non
     rows, faults = [], []
     for place, build in enumerate(cases):
         case = build()
-        if not fnmatch.fnmatch(case.name, settings.only):
+        if not fnmatch.fnmatch(f"{case.name} {case.peer}", settings.only):
             continue
         jax.clear_caches()  # another case of the same shape must not hide what compiling takes
         row = compare(case, settings.rounds)
@@ -96,10 +103,10 @@ def write(path: Path, facts: dict[str, str], rows: list[Row]) -> None:
         table.writerows(records)
 
 
-def _parser(about: str, arguments: argparse.ArgumentParser | None) -> argparse.ArgumentParser:
+def _parser(about: str, arguments: argparse.ArgumentParser | None, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about, parents=[] if arguments is None else [arguments])
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="cases whose whole name fits, such as 'Lloyd*'")
-    parser.add_argument("--rounds", type=_count, default=ROUNDS, help="alternating runs, after one of each")
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="cases whose name and peer fit: 'Lloyd*faiss'")
+    parser.add_argument("--rounds", type=_count, default=rounds, help="alternating runs, after one of each")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs, not how fast")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows too: .json or .csv")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)  # what the fresh process is told
@@ -129,7 +136,13 @@ def _peak_in_fresh_process(command: list[str]) -> int:
 
 def _cells(case: Case, row: Row) -> list[str]:
     ratio = "" if not case.peer else "not installed" if row.ratio is None else f"{row.ratio:.2f}"
-    losses = "" if row.peer_loss is None else f"{row.loss / row.peer_loss:.4f}" if row.peer_loss else f"{row.loss}"
+    losses = (
+        f"{row.loss:.6g} alone"
+        if row.peer_loss is None
+        else f"{row.loss / row.peer_loss:.4f}"
+        if row.peer_loss
+        else f"{row.loss}"
+    )
     return [
         row.case,
         row.peer,
