@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quantree.clustering import checks
-from quantree.clustering.intervals import Gain, Scalars, Sorted, distinct, grid, refine, scalars
+from quantree.clustering.intervals import Gain, Scalars, Sorted, distinct, grid, refine, scalars, settle
 from quantree.clustering.result import EntropyCoded
 from quantree.errors import LeafError
 
@@ -51,17 +51,16 @@ def entropy_constrained(
     if not 0 <= overhead < np.inf:
         raise LeafError(f"overhead is {overhead!r}; expected bits per centroid, at least 0 and finite")
     given = scalars(x, weights, mask)
-    if not given.heavy.any():
-        return _result(given, np.zeros(1), np.zeros(0), 0)
     ordered = given.sort()
+    if not ordered.values.size:
+        return _result(given, ordered, np.asarray([0, 0]), 0)
     edges = distinct(ordered.values)
     if slope is not None:
         bounds = _cluster(ordered, edges, slope / ordered.unit, overhead)
     else:
         assert bits is not None
         bounds = _within(bits, ordered, edges, overhead)
-    means = ordered.means(bounds, np.zeros(bounds.size - 1))
-    return _result(given, means, ordered.values[bounds[1:-1]], 0)
+    return _result(given, ordered, bounds, 0)
 
 
 def entropy_lloyd(
@@ -84,25 +83,25 @@ def entropy_lloyd(
     _positive(slope=slope)
     checks.codebook_size(k)
     given = scalars(x, weights, mask)
-    if not given.heavy.any():
-        return _result(given, np.zeros(1), np.zeros(0), 0)
     ordered = given.sort()
+    if not ordered.values.size:
+        return _result(given, ordered, np.asarray([0, 0]), 0)
     n = ordered.values.size
     edges = distinct(ordered.values)
     bounds = np.unique(edges[np.searchsorted(edges, np.linspace(0, n, 3 * k + 1).astype(np.int64))])
     gain = _gain(ordered, slope / ordered.unit, 0.0)
     total, steps, cost = gain(bounds[:-1], bounds[1:]).sum(), 0, 0.0
-    base = _energy(ordered)
+    base = ordered.inertia(np.asarray([0, n]), np.asarray([ordered.origin]))
     while steps < iterations and bounds.size - 1 > k:
         cost = base - total
         means = ordered.means(bounds, np.zeros(bounds.size - 1))
         lengths = -np.log2(np.diff(bounds) / n)
         cuts = _envelope(means, slope * lengths)
-        bounds = np.unique(np.concatenate([[0], np.searchsorted(ordered.values, cuts, side="right"), [n]]))
+        bounds = np.unique(ordered.bounds(cuts))
         steps, total = steps + 1, gain(bounds[:-1], bounds[1:]).sum()
         if cost - (base - total) <= tolerance * cost:
             break
-    return _result(given, ordered.means(bounds, np.zeros(bounds.size - 1)), ordered.values[bounds[1:-1]], steps)
+    return _result(given, ordered, bounds, steps)
 
 
 def _positive(**settings: float | None) -> None:
@@ -126,11 +125,12 @@ def _within(bits: float, ordered: Sorted, edges: np.ndarray, overhead: float) ->
     """The same at the smallest slope, of those tried, that needs no more bits per value."""
     n = ordered.values.size
     # At a slope of the variance one centroid is best, or nearly.
-    spread = max(float(np.mean((ordered.values - ordered.origin) ** 2)), np.finfo(np.float64).tiny)
-    low, high, best = -OCTAVES, 4.0, np.asarray([0, n])
+    best = np.asarray([0, n])
+    variance = max(ordered.inertia(best, ordered.means(best, np.zeros(1))) / n, np.finfo(np.float64).tiny)
+    low, high = -OCTAVES, 4.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        bounds = _cluster(ordered, edges, spread * 2.0**middle, overhead)
+        bounds = _cluster(ordered, edges, variance * 2.0**middle, overhead)
         counts = np.diff(bounds)
         if counts @ np.log2(n / counts) <= bits * n:
             high, best = middle, bounds
@@ -149,10 +149,6 @@ def _gain(ordered: Sorted, slope: float, overhead: float) -> Gain:
         return ordered.explained(low, high) - slope * bits
 
     return gain
-
-
-def _energy(ordered: Sorted) -> float:
-    return float(np.diff(ordered.mass) @ (ordered.values - ordered.origin) ** 2)
 
 
 def _optimum(edges: np.ndarray, gain: Gain) -> np.ndarray:
@@ -193,20 +189,17 @@ def _envelope(centroids: np.ndarray, prices: np.ndarray) -> np.ndarray:
     return np.asarray(corners[1:])
 
 
-def _result(given: Scalars, means: np.ndarray, cuts: np.ndarray, steps: int) -> EntropyCoded:
-    """What is returned. cuts [k - 1]: the least value of each cluster but the first."""
-    dtype = np.dtype(checks.floating("x", given.values[:1]).dtype)
-    centroids = means.astype(dtype)
-    positions = given.values.astype(np.float64)
-    codes = np.searchsorted(cuts, positions, side="right").astype(np.int32)
-    codes[~given.real] = 0
-    counts = np.bincount(codes[given.real], minlength=centroids.size)
+def _result(given: Scalars, ordered: Sorted, bounds: np.ndarray, steps: int) -> EntropyCoded:
+    """What is returned for the intervals between `bounds` [k + 1]; one centroid, zero, if nothing has weight."""
+    nothing = np.zeros(bounds.size - 1)
+    centroids = (ordered.means(bounds, nothing) if ordered.values.size else nothing).astype(given.dtype)
+    codes, counts, inertia = settle(given, ordered, ordered.values[bounds[1:-1] - 1], centroids)
     present = counts[counts > 0]
     return EntropyCoded(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
-        inertia=jnp.asarray(given.inertia(centroids, codes)),
-        counts=jnp.asarray(counts, jnp.int32),
-        bits=jnp.asarray(present @ np.log2(present.sum() / present), dtype),
+        inertia=jnp.asarray(inertia),
+        counts=jnp.asarray(counts),
+        bits=jnp.asarray(present @ np.log2(present.sum() / present), given.dtype),
         steps=jnp.asarray(steps, jnp.int32),
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from quantree.clustering import checks
-from quantree.clustering.intervals import Sorted, distinct, explained, grid, midpoints, refine, scalars
+from quantree.clustering.intervals import Sorted, distinct, explained, grid, midpoints, refine, scalars, settle
 from quantree.clustering.result import KMeans
 
 CELLS = 512  # least number of grid cells
@@ -34,31 +34,27 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     """
     checks.codebook_size(k)
     given = scalars(x, weights, mask)
-    values, real = given.values, given.real
-    centroids, steps, converged = np.zeros(k), 0, True
-    if given.heavy.any():
-        ordered = given.sort()
+    ordered = given.sort()
+    centroids, saved, converged = np.zeros(k), np.zeros(1), True
+    if ordered.values.size:
         edges = distinct(ordered.values)
         cells = max(CELLS, CELLS_PER_CENTROID * k)
         on_grid = not exact and edges.size > cells + 1
         bounds = _optimum(ordered, grid(ordered.values, edges, cells) if on_grid else edges, k)
         if on_grid:
             bounds = refine(bounds, ordered.explained)
-        centroids = ordered.means(bounds, np.full(k, ordered.values[-1]))
+        centroids = ordered.means(bounds, np.full(k, ordered.values[-1], np.float64))
         if on_grid:
-            centroids, steps, converged = _lloyd(ordered, bounds, centroids)
+            centroids, saved, converged = _lloyd(ordered, bounds, centroids)
 
-    dtype = np.dtype(checks.floating("x", values[:1]).dtype)
-    centroids = centroids.astype(dtype)
-    positions = values.astype(np.float64)
-    codes = np.searchsorted(midpoints(centroids.astype(np.float64)), positions).astype(np.int32)
-    codes[~real] = 0
+    centroids = centroids.astype(given.dtype)
+    codes, counts, inertia = settle(given, ordered, midpoints(centroids.astype(np.float64)), centroids)
     return KMeans(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
-        inertia=jnp.asarray(given.inertia(centroids, codes)),
-        counts=jnp.asarray(np.bincount(codes[real], minlength=k), jnp.int32),
-        steps=jnp.asarray(steps, jnp.int32),
+        inertia=jnp.asarray(inertia),
+        counts=jnp.asarray(counts),
+        steps=jnp.asarray(saved.size - 1, jnp.int32),
         converged=jnp.asarray(converged),
         repaired=jnp.zeros((), jnp.int32),
     )
@@ -74,48 +70,63 @@ def _optimum(ordered: Sorted, edges: np.ndarray, k: int) -> np.ndarray:
     if cells <= k:
         return np.concatenate([edges, np.full(k - cells, edges[-1])])
     mass, moment = ordered.mass[edges], ordered.moment[edges]
-    best = np.concatenate([[0], moment[1:] ** 2 / mass[1:]])
-    splits = []
-    for _ in range(k - 1):
-        best, split = _add_cluster(best, mass, moment)
+    best = explained(mass, moment)
+    splits = [np.zeros(cells + 1, np.int32)]
+    for _ in range(k - 2):
+        best, split = _add_cluster(best, mass, moment, splits[-1])
         splits.append(split)
+    # Of the last cluster only one end is asked for, the end of all.
     bounds = [cells]
-    for split in reversed(splits):
+    if k > 1:
+        bounds.append(int(np.argmax(best + explained(mass[-1] - mass, moment[-1] - moment))))
+    for split in reversed(splits[1:]):
         bounds.append(int(split[bounds[-1]]))
     return edges[[0, *bounds[::-1]]]
 
 
-def _add_cluster(best: np.ndarray, mass: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _add_cluster(
+    best: np.ndarray, mass: np.ndarray, moment: np.ndarray, before: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """One more cluster: max over j <= i of best[j] + gain(j, i), for all i -> (values, leftmost j), both [cells + 1].
 
-    The best j rises with i, so each i is searched only between the answers of its neighbours: every second i first,
-    then those between, all i of one level at once. A level looks at no more than 2 (cells + 1) pairs.
+    The best j rises with i, and it is no less than `before`, the best j with one cluster fewer. So a few i, evenly
+    spread, are searched from there on, then those halfway between them, each only between the answers of its
+    neighbours, and so on; all i of one level at once. A level looks at no more than some 2 (cells + 1) pairs.
     """
     size = best.size
     values, splits = np.empty(size), np.zeros(size, np.int32)
-    stride = 1 << (size.bit_length() - 1)
-    while stride:
-        i = np.arange(stride - 1, size, 2 * stride)
-        low = np.where(i >= stride, splits[i - stride], 0)
-        high = np.where(i + stride < size, np.minimum(splits[np.minimum(i + stride, size - 1)], i), i)
+    stride = 1 << int(np.mean(np.arange(size) - before) / 2).bit_length()
+    i = np.arange(stride - 1, size, stride)
+    low, high = before[i], i
+    while True:
         lengths = high - low + 1
         firsts = np.cumsum(lengths) - lengths
         j = np.arange(lengths.sum()) + np.repeat(low - firsts, lengths)
-        ends = np.repeat(i, lengths)
-        total = best[j] + explained(mass[ends] - mass[j], moment[ends] - moment[j])
+        total = best[j] + explained(np.repeat(mass[i], lengths) - mass[j], np.repeat(moment[i], lengths) - moment[j])
         values[i] = np.maximum.reduceat(total, firsts)
         hits = np.flatnonzero(total == np.repeat(values[i], lengths))
         splits[i] = j[hits[np.searchsorted(hits, firsts)]]
+        if stride == 1:
+            return values, splits
         stride //= 2
-    return values, splits
+        i = np.arange(stride - 1, size, 2 * stride)
+        low = np.maximum(before[i], np.where(i >= stride, splits[i - stride], 0))
+        high = np.where(i + stride < size, np.minimum(splits[np.minimum(i + stride, size - 1)], i), i)
+        # Where several j are equally good, rounding decides, and may do so against the order.
+        high = np.maximum(low, high)
 
 
-def _lloyd(ordered: Sorted, bounds: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, int, bool]:
-    """Lloyd's iterations until no value changes its cluster -> (centroids, iterations, whether that was reached)."""
-    for step in range(ITERATIONS):
-        inner = np.searchsorted(ordered.values, midpoints(centroids), side="right")
-        moved = np.concatenate([[0], inner, bounds[-1:]])
-        if np.array_equal(moved, bounds):
-            return centroids, step, True
+def _lloyd(ordered: Sorted, bounds: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Lloyd's iterations until no value changes its cluster.
+
+    -> (centroids [k], what each value's nearest centroid saves of the inertia about the origin, at the start and after
+    each iteration, [steps + 1], and whether it ended before the limit).
+    """
+    saved = []
+    while True:
+        moved = ordered.bounds(midpoints(centroids))
+        saved.append(ordered.saved(moved, centroids))
+        converged = np.array_equal(moved, bounds)
+        if converged or len(saved) > ITERATIONS:
+            return centroids, np.asarray(saved), converged
         bounds, centroids = moved, ordered.means(moved, centroids)
-    return centroids, ITERATIONS, False
