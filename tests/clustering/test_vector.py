@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sklearn.cluster
 
-from quantree.clustering import KMeans, assign, kmeans, lloyd, search
+from quantree.clustering import KMeans, assign, kmeans, pieces, problem, search
 from quantree.clustering import vector as module
 from quantree.clustering.starts import Start
 from quantree.errors import LeafError
@@ -66,7 +66,8 @@ def test_a_greedy_start_beats_a_random_one(rng: np.random.Generator) -> None:
     centres = rng.normal(size=(30, 2)) * 100
     x = (centres[rng.integers(0, 30, 3000)] + rng.normal(size=(3000, 2))).astype(np.float32)
     greedy, random = (
-        [kmeans(x, 30, key=jax.random.key(i), init=init, iterations=0).inertia for i in range(5)] for init in STARTS[:2]
+        [kmeans(x, 30, key=jax.random.key(i), init=init, iterations=0).inertia for i in range(5)]
+        for init in ("k-means++", "random")
     )
     assert max(greedy) < min(random) / 3
 
@@ -195,11 +196,14 @@ def test_the_inertia_keeps_its_digits_far_from_the_origin(rng: np.random.Generat
 def test_equal_shapes_compile_once_and_jit_changes_nothing(rng: np.random.Generator) -> None:
     x = rng.normal(size=(123, 2)).astype(np.float32)
     first = kmeans(x, 5, key=KEY, iterations=10)
-    compiled: Any = module._kmeans
-    before = compiled._cache_size()
+    batch = np.stack([x, x])
+    kmeans(batch, 5, key=KEY, iterations=10)
+    before = pieces._measure.outer._cache_size(), problem.solve.outer._cache_size()
     for i in range(3):
         kmeans(x + np.float32(i), 5, key=jax.random.key(i), iterations=10 + i, tolerance=10.0**-i)
-    assert compiled._cache_size() == before
+        kmeans(x[i:], 5, key=jax.random.key(i))  # pieces are filled up
+        kmeans(batch + np.float32(i), 5, key=jax.random.key(i), iterations=10 + i, tolerance=10.0**-i)
+    assert (pieces._measure.outer._cache_size(), problem.solve.outer._cache_size()) == before
     inside = jax.jit(lambda x, key: kmeans(x, 5, key=key, iterations=10))(x, KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, first)
     with jax.disable_jit():
@@ -217,13 +221,15 @@ def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
 
 def test_memory_stays_under_the_stated_bound() -> None:
     n, d, k = 200_000, 4, 1024
-    x, ones = jnp.zeros((n, d)), jnp.ones(n)
-    arguments = x, ones, ones > 0, jnp.zeros((0, d)), jnp.zeros((k, d)), KEY, jnp.int32(5), jnp.float32(0), jnp.int32(0)
-    lowered = module._kmeans.lower(*arguments, k=k, init="k-means++", restarts=1, relaxation=None, block=1024)
-    analysis = lowered.compile().memory_analysis()
+    given = problem.Problem(
+        jnp.zeros((n, d)), jnp.ones(n), jnp.ones(n, bool), jnp.zeros((0, d)), jnp.zeros((k, d)), KEY
+    )
+    limits = problem.Limits(jnp.int32(5), jnp.float32(0), jnp.int32(0))
+    settings = problem.Settings(k, "k-means++", 1, None, 32)
+    analysis = problem.solve.outer.lower(given, limits, settings=settings).compile().memory_analysis()
     if analysis is None:
         pytest.skip("this backend does not report memory")
-    allowance = 2 * 4 * n * d + 2 * 16 * n + 2**20
+    allowance = 2 * 4 * n * d + 32 * n + 2**20
     assert analysis.temp_size_in_bytes < allowance < 4 * n * k / 10
 
 
@@ -251,7 +257,7 @@ def test_wrong_arguments_are_told() -> None:
 def test_a_large_problem_in_threads_is_the_same_problem(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n = 2 * lloyd.PIECE * search.BLOCK + 777
+    n = 2 * search.BLOCKS * search.BLOCK + 777
     x, weights = rng.normal(size=(n, 2)).astype(np.float32), rng.uniform(0, 2, n).astype(np.float32)
     mask = rng.random(n) < 0.9
     settings: dict[str, Any] = {"key": KEY, "weights": weights, "mask": mask, "pinned": np.zeros((1, 2)), "restarts": 2}
@@ -261,7 +267,7 @@ def test_a_large_problem_in_threads_is_the_same_problem(
         found[threads] = kmeans(x, 12, iterations=6, tolerance=0, **settings)
         for one, two in zip(found[threads], found[1], strict=True):
             np.testing.assert_array_equal(one, two)
-    monkeypatch.setattr(module, "worth_it", lambda *arguments: False)
+    monkeypatch.setattr(module, "on_host", lambda *arguments: False)
     alone = kmeans(x, 12, iterations=6, tolerance=0, **settings)
     np.testing.assert_allclose(found[1].centroids, alone.centroids, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found[1].inertia, alone.inertia, rtol=1e-5)
@@ -270,11 +276,11 @@ def test_a_large_problem_in_threads_is_the_same_problem(
 
 
 def test_threads_repair_and_stop_as_one_does(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 2 * lloyd.PIECE * search.BLOCK
+    n = 2 * search.BLOCKS * search.BLOCK
     x = np.repeat(rng.normal(size=(8, 3)), n // 8, axis=0).astype(np.float32)
     found = kmeans(x, 8, key=KEY, initial=x[:8])  # eight copies of one point
     assert found.repaired > 0 and found.inertia < 1e-4 and found.converged
     np.testing.assert_array_equal(found.counts, n // 8)
-    monkeypatch.setattr(module, "worth_it", lambda *arguments: False)
+    monkeypatch.setattr(module, "on_host", lambda *arguments: False)
     alone = kmeans(x, 8, key=KEY, initial=x[:8])
     assert (found.repaired, found.steps) == (alone.repaired, alone.steps)

@@ -7,14 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from quantree.clustering.threads import on_host
 from quantree.errors import LeafError
 
 Array = jax.Array | np.ndarray
+LARGEST = 1 << 24  # codes are exact as single-precision numbers up to here
 
 
 def points(name: str, value: Any) -> jax.Array:
-    """`value` as a floating array [n, d] or [b, n, d]; `LeafError` if it has another shape or is empty."""
-    array = floating(name, value)
+    """`value` as float32 or float64 [n, d] or [b, n, d]; `LeafError` if it has another shape or is empty."""
+    return floating(name, compact(name, value))
+
+
+def compact(name: str, value: Any) -> jax.Array:
+    """As `points`, but bfloat16 stays what it is: it takes half the room and scales like float32."""
+    array = jnp.asarray(value)
+    array = array if array.dtype == jnp.bfloat16 else floating(name, array)
     if array.ndim not in (2, 3):
         raise LeafError(f"{name} has shape {array.shape}; expected [n, d], or [b, n, d] for b independent problems")
     if array.size == 0:
@@ -38,10 +46,16 @@ def per_point(name: str, value: Any, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(array, x.shape[:-1])
 
 
+def whole(name: str, value: Any, least: int) -> None:
+    """`LeafError` unless `value` is a whole number, at least `least`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise LeafError(f"{name} is {value!r}; expected a whole number, at least {least}")
+
+
 def codebook_size(k: int) -> None:
     """`LeafError` unless k is a whole number above 0."""
-    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
-        raise LeafError(f"k is {k!r}; expected a whole number of centroids, at least 1")
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= LARGEST:
+        raise LeafError(f"k is {k!r}; expected a whole number of centroids, at least 1 and at most {LARGEST}")
 
 
 def finite(mask: Array | None = None, **arrays: Array | None) -> None:
@@ -49,6 +63,8 @@ def finite(mask: Array | None = None, **arrays: Array | None) -> None:
     for name, array in arrays.items():
         if array is None or isinstance(array, Tracer) or isinstance(mask, Tracer):
             continue
+        if isinstance(array, jax.Array) and on_host(array):
+            array = np.asarray(array)  # NumPy looks at many numbers at once
         bad = int(_not_finite(array, mask if name == "x" else None))
         if bad:
             raise LeafError(f"{name} of shape {array.shape} holds {bad} NaN or infinite values; expected only numbers")
@@ -61,7 +77,9 @@ def importances(weights: Array) -> None:
         raise LeafError("weights are negative somewhere; expected an importance of at least 0 per point")
 
 
-def _not_finite(array: Array, mask: Array | None) -> Array:
+def _not_finite(array: Array, mask: Array | None) -> Any:
     numbers = np if isinstance(array, np.ndarray) else jnp
-    bad = ~numbers.isfinite(array)
-    return numbers.sum(bad if mask is None else bad & mask[..., None])
+    good = numbers.isfinite(array)
+    if mask is not None:
+        good = good | ~mask[..., None]
+    return good.size - numbers.count_nonzero(good)

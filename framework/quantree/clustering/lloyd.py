@@ -1,122 +1,139 @@
-"""Lloyd's iterations on one problem, blocks of points at a time.
+"""Lloyd's iterations, blocks of points at a time.
 
 Everything is computed from the residuals x - c: the inertia without cancellation, and the new centroid as the old one
-plus the mean residual of its cluster, which is exact to the last digits once a centroid has settled.
+plus the mean residual of its cluster, which is exact to the last digits once a centroid has settled. What an iteration
+needs to know of the points is a sum (`Sums`) or a maximum (`Far`) over them; so they may lie in one array, on several
+devices (`axis`), or in pieces that the host hands out (`pieces.py`).
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from quantree.clustering.search import nearest, score_table
-from quantree.clustering.threads import side_by_side
+from quantree.clustering.search import assign_blocks
 
-PIECE = 32  # blocks of points that a thread takes at once
+R = TypeVar("R")
+Axis = str | tuple[str, ...] | None
+"""Names of the mapped axes over which points are split."""
 
 
 class Points(NamedTuple):
-    """x [blocks, d, size] and weights [blocks, size]; points that take no part have weight zero."""
+    """x [.., blocks, d, size] and weights [.., blocks, size]; points that take no part have weight zero."""
 
     x: jax.Array
     weights: jax.Array
 
 
 class Sums(NamedTuple):
-    """What an iteration needs to know of all points.
+    """Over the points of each cluster.
 
-    inertia []: sum of weight x squared distance; mass [k]: weight per cluster; pull [k, d]: weighted sum of residuals
-    per cluster.
+    inertia [.., k]: weight x squared distance; mass [.., k]: weight; pull [.., k, d]: weight x residual.
     """
 
-    inertia: jax.Array
-    mass: jax.Array
-    pull: jax.Array
+    inertia: Any
+    mass: Any
+    pull: Any
 
 
-class Fit(NamedTuple):
-    """How points lie about given centroids [k, d]. codes, costs [blocks, size]: weight x squared distance."""
+class Far(NamedTuple):
+    """The costliest point of each cluster: its cost [.., k], weight x squared distance, and point [.., k, d]."""
 
-    codes: jax.Array
-    costs: jax.Array
-    sums: Sums
+    cost: Any
+    point: Any
 
 
 class State(NamedTuple):
-    """What an iteration hands to the next one."""
+    """What an iteration hands to the next one, for b problems: codes [b, blocks, size], history [b, most + 1]."""
 
     centroids: jax.Array
-    fit: Fit
+    codes: jax.Array
+    sums: Sums
     steps: jax.Array
     converged: jax.Array
     repaired: jax.Array
+    history: jax.Array
 
 
-def lloyd(points: Points, start: jax.Array, pinned: int, iterations: jax.Array, tolerance: jax.Array) -> State:
-    """Iterates from `start` [k, d], whose first `pinned` centroids stay.
+def lloyd(
+    points: Points,
+    start: jax.Array,
+    pinned: int,
+    iterations: jax.Array,
+    tolerance: jax.Array,
+    *,
+    most: int,
+    axis: Axis = None,
+) -> State:
+    """Iterates b problems from `start` [b, k, d], whose first `pinned` centroids stay.
 
-    It ends when the inertia drops by no more than `tolerance` of itself, or `iterations` are done. The fit that is
-    returned belongs to the centroids that are returned.
+    A problem ends when its inertia drops by no more than `tolerance` of itself, or after `iterations`, at most `most`.
+    The codes and sums that are returned belong to the centroids that are returned.
     """
+    alone = start.shape[0] == 1
 
     def unfinished(state: State) -> jax.Array:
         return (state.steps < iterations) & ~state.converged
 
     def iterate(state: State) -> State:
-        centroids, moved = repair(points, move(state.centroids, state.fit.sums, pinned), state.fit, pinned)
-        fit = measure(points, centroids)
-        before = state.fit.sums.inertia
-        settled = before - fit.sums.inertia <= tolerance * before
-        return State(centroids, fit, state.steps + 1, settled & (moved == 0), state.repaired + moved)
+        live = unfinished(state)
+        centroids, moved = advance(points, state, pinned, live, axis)
+        codes, sums = fit(points, centroids, axis)
+        before, after = (jnp.sum(each.inertia, axis=1) for each in (state.sums, sums))
+        settled = (before - after <= tolerance * before) & (moved == 0)
+        later = jnp.arange(most + 1)[None, :] > state.steps[:, None]
+        history = jnp.where(later, after[:, None], state.history)
+        new = State(centroids, codes, sums, state.steps + 1, settled, state.repaired + moved, history)
+        # A problem that is alone is live as long as anything is.
+        return new if alone else jax.tree.map(functools.partial(_choose, live), new, state)
 
-    zero = jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(
-        unfinished, iterate, State(start, measure(points, start), zero, jnp.zeros((), bool), zero)
-    )
-
-
-def lloyd_in_threads(points: Points, start: jax.Array, pinned: int, iterations: int, tolerance: float) -> State:
-    """As `lloyd`, driven from the host of a CPU; the number of blocks is a multiple of `PIECE`."""
-    pieces = range(0, points.x.shape[0], PIECE)
-    with side_by_side() as run:
-
-        def fit_to(centroids: jax.Array) -> list[Fit]:
-            return run(lambda first: jax.block_until_ready(_measure(points, np.int32(first), centroids)), pieces)
-
-        centroids, steps, converged, repaired = start, 0, False, 0
-        parts = fit_to(centroids)
-        sums = _total([part.sums for part in parts])
-        while steps < iterations and not converged:
-            moved = 0
-            if bool(np.any(np.asarray(sums.mass)[pinned:] <= 0)):
-                centroids, moved = _advance(points, centroids, _whole(parts), pinned)
-            else:
-                centroids = _move(centroids, sums, pinned)
-            parts, before = fit_to(centroids), sums.inertia
-            sums = _total([part.sums for part in parts])
-            converged = bool(before - sums.inertia <= tolerance * before) and int(moved) == 0
-            steps, repaired = steps + 1, repaired + int(moved)
-    counts = (jnp.asarray(steps, jnp.int32), jnp.asarray(converged), jnp.asarray(repaired, jnp.int32))
-    return State(centroids, _whole(parts), *counts)
+    begin = state(points, start, axis)
+    history = jnp.broadcast_to(begin.history, (start.shape[0], most + 1))
+    return jax.lax.while_loop(lambda state: jnp.any(unfinished(state)), iterate, begin._replace(history=history))
 
 
-def measure(points: Points, centroids: jax.Array) -> Fit:
-    """One pass over the points: assigns them and sums up their residuals."""
-    table, columns = score_table(centroids), centroids.T
-    k, d = centroids.shape
+def state(points: Points, centroids: jax.Array, axis: Axis = None) -> State:
+    """Where b problems stand that have done nothing yet."""
+    codes, sums = fit(points, centroids, axis)
+    zero = jnp.zeros(centroids.shape[:1], jnp.int32)
+    return State(centroids, codes, sums, zero, zero > 0, zero, jnp.sum(sums.inertia, axis=1, keepdims=True))
 
-    def visit(totals: jax.Array, block: Points):
-        codes = nearest(block.x, table)
-        residuals = block.x - columns[:, codes]
-        costs = block.weights * jnp.sum(residuals**2, axis=0)
-        rows = jnp.concatenate([block.weights[None, :] * residuals, block.weights[None, :]]).T
+
+def fit(points: Points, centroids: jax.Array, axis: Axis = None) -> tuple[jax.Array, Sums]:
+    """Codes [b, blocks, size] and sums of b problems."""
+    codes, sums = _each(measure, points, centroids)
+    return codes, sums if axis is None else jax.lax.psum(sums, axis)
+
+
+def advance(
+    points: Points, state: State, pinned: int, live: jax.Array, axis: Axis = None
+) -> tuple[jax.Array, jax.Array]:
+    """New centroids [b, k, d], and how many went to a far point [b]. Only problems that are `live` [b] are repaired."""
+    centroids = jax.vmap(functools.partial(move, pinned=pinned))(state.centroids, state.sums)
+    empty = jax.vmap(functools.partial(lost, pinned=pinned))(state.sums) & live[:, None]
+
+    def repair() -> tuple[jax.Array, jax.Array]:
+        far = _each(farthest, points, state.codes, state.centroids)
+        return jax.vmap(relocate)(centroids, empty, far if axis is None else _over_devices(far, axis))
+
+    return jax.lax.cond(jnp.any(empty), repair, lambda: (centroids, jnp.zeros(empty.shape[:1], jnp.int32)))
+
+
+def measure(points: Points, centroids: jax.Array) -> tuple[jax.Array, Sums]:
+    """Codes [blocks, size] and sums of one problem."""
+    d = centroids.shape[1]
+    codes = assign_blocks(points.x, centroids)
+    tally = _one_by_one if jax.default_backend() == "cpu" else _scattered
+
+    def visit(totals: jax.Array, block: tuple[Points, jax.Array]) -> tuple[jax.Array, None]:
         # Sums of a block first, then the sum of blocks: rounding grows with the block's size, not with n.
-        return totals + jnp.zeros_like(totals).at[codes].add(rows), (codes, costs, jnp.sum(costs))
+        return totals + tally(*block, centroids), None
 
-    totals, (codes, costs, inertias) = jax.lax.scan(visit, jnp.zeros((k, d + 1), centroids.dtype), points)
-    return Fit(codes, costs, Sums(jnp.sum(inertias), totals[:, d], totals[:, :d]))
+    totals = jnp.zeros((centroids.shape[0], d + 2), centroids.dtype)
+    totals, _ = jax.lax.scan(visit, totals, (points, codes))
+    return codes, Sums(totals[:, d + 1], totals[:, d], totals[:, :d])
 
 
 def move(centroids: jax.Array, sums: Sums, pinned: int) -> jax.Array:
@@ -126,51 +143,83 @@ def move(centroids: jax.Array, sums: Sums, pinned: int) -> jax.Array:
     return jnp.where(free[:, None], centroids + sums.pull / mass[:, None], centroids)
 
 
-def repair(points: Points, centroids: jax.Array, fit: Fit, pinned: int) -> tuple[jax.Array, jax.Array]:
-    """Moves centroids without points to far points -> (centroids, number moved).
+def lost(sums: Sums, pinned: int) -> jax.Array:
+    """Which free centroids have no points, [k] bool."""
+    return (sums.mass <= 0) & (jnp.arange(sums.mass.shape[0]) >= pinned)
+
+
+def farthest(points: Points, codes: jax.Array, centroids: jax.Array) -> Far:
+    """The costliest point of each cluster, the first of equals; cost zero where all lie on their centroid."""
+    k, size = centroids.shape[0], points.x.shape[-1]
+
+    def visit(far: Far, block: tuple[Points, jax.Array]) -> tuple[Far, None]:
+        (x, weights), codes = block
+        x = x.astype(centroids.dtype)
+        costs = weights * jnp.sum((x - centroids[codes].T) ** 2, axis=0)
+        highest = jnp.zeros((k,), costs.dtype).at[codes].max(costs)
+        where = jnp.where(costs == highest[codes], jnp.arange(size, dtype=jnp.int32), size - 1)
+        place = jnp.full((k,), size - 1, jnp.int32).at[codes].min(where)
+        return _costlier(far, Far(highest, x.T[place])), None
+
+    nothing = Far(jnp.zeros((k,), centroids.dtype), jnp.zeros_like(centroids))
+    return jax.lax.scan(visit, nothing, (points, codes))[0]
+
+
+def relocate(centroids: jax.Array, empty: jax.Array, far: Far) -> tuple[jax.Array, jax.Array]:
+    """Moves centroids without points, `empty` [k], to far points -> (centroids, number moved).
 
     Each goes to the costliest point of another cluster, the costliest clusters first, so that no two meet. Where all
     points already lie on centroids nothing moves: with k above the number of distinct points, duplicates stay. Every
     iteration repairs each centroid at most once, so `iterations` bounds the whole. The inertia never rises by it.
     """
-    k = centroids.shape[0]
-    empty = (fit.sums.mass <= 0) & (jnp.arange(k) >= pinned)
-
-    def relocate() -> tuple[jax.Array, jax.Array]:
-        codes, costs = fit.codes.reshape(-1), fit.costs.reshape(-1)
-        highest = jnp.zeros((k,), costs.dtype).at[codes].max(costs)
-        where = jnp.where(costs == highest[codes], jnp.arange(costs.size, dtype=jnp.int32), costs.size)
-        farthest = jnp.full((k,), costs.size, jnp.int32).at[codes].min(where)
-        donors = jnp.argsort(highest, descending=True)
-        donor = donors[jnp.cumsum(empty) - 1]
-        moved = empty & (highest[donor] > 0)
-        block, place = jnp.divmod(farthest[donor], points.x.shape[2])
-        return jnp.where(moved[:, None], points.x[block, :, place], centroids), jnp.sum(moved, dtype=jnp.int32)
-
-    return jax.lax.cond(jnp.any(empty), relocate, lambda: (centroids, jnp.zeros((), jnp.int32)))
+    donor = jnp.argsort(far.cost, descending=True)[jnp.maximum(jnp.cumsum(empty) - 1, 0)]
+    moved = empty & (far.cost[donor] > 0)
+    return jnp.where(moved[:, None], far.point[donor], centroids), jnp.sum(moved, dtype=jnp.int32)
 
 
-@jax.jit
-def _measure(points: Points, first: jax.Array, centroids: jax.Array) -> Fit:
-    return measure(Points(*(jax.lax.dynamic_slice_in_dim(each, first, PIECE) for each in points)), centroids)
+def _one_by_one(points: Points, codes: jax.Array, centroids: jax.Array) -> jax.Array:
+    """Pull, mass and inertia [k, d + 2] of one block; one loop on a core, the fastest that XLA has there."""
+    rows = points.x.T
+
+    def add(i: jax.Array, totals: jax.Array) -> jax.Array:
+        code, weight = codes[i], points.weights[i]
+        residual = rows[i].astype(centroids.dtype) - centroids[code]
+        pull = weight * residual
+        row = jnp.concatenate([pull, weight[None], jnp.sum(pull * residual)[None]])
+        return totals.at[code].add(row, mode="promise_in_bounds")
+
+    return jax.lax.fori_loop(0, rows.shape[0], add, jnp.zeros((centroids.shape[0], rows.shape[1] + 2), centroids.dtype))
 
 
-@jax.jit
-def _total(parts: list[Sums]) -> Sums:
-    return jax.tree.map(lambda *each: functools.reduce(jnp.add, each), *parts)
+def _scattered(points: Points, codes: jax.Array, centroids: jax.Array) -> jax.Array:
+    """The same for devices that add many points at once."""
+    residuals = points.x.astype(centroids.dtype) - centroids[codes].T
+    pulls = points.weights[None, :] * residuals
+    costs = jnp.sum(pulls * residuals, axis=0)
+    rows = jnp.concatenate([pulls, points.weights[None, :], costs[None, :]]).T
+    return jnp.zeros((centroids.shape[0], rows.shape[1]), rows.dtype).at[codes].add(rows)
 
 
-@jax.jit
-def _whole(parts: list[Fit]) -> Fit:
-    codes, costs = (jnp.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "costs"))
-    return Fit(codes, costs, _total([part.sums for part in parts]))
+def _each(function: Callable[..., R], *batched: Any) -> R:
+    """`function` of every problem: one after the other on a CPU, where a loop of one problem is the faster one."""
+    if batched[-1].shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], batched)))
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda problem: function(*problem), batched)
+    return jax.vmap(function)(*batched)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _move(centroids: jax.Array, sums: Sums, pinned: int) -> jax.Array:
-    return move(centroids, sums, pinned)
+def _choose(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _advance(points: Points, centroids: jax.Array, fit: Fit, pinned: int) -> tuple[jax.Array, jax.Array]:
-    return repair(points, move(centroids, fit.sums, pinned), fit, pinned)
+def _costlier(one: Far, other: Far) -> Far:
+    better = other.cost > one.cost
+    return Far(jnp.where(better, other.cost, one.cost), jnp.where(better[:, None], other.point, one.point))
+
+
+def _over_devices(far: Far, axis: Axis) -> Far:
+    """The costliest points of all devices; of equals, that of the first device."""
+    cost, own = jax.lax.pmax(far.cost, axis), jax.lax.axis_index(axis)
+    first = jax.lax.pmin(jnp.where(far.cost == cost, own, jax.lax.axis_size(axis)), axis)
+    return Far(cost, jax.lax.psum(jnp.where((first == own)[..., None], far.point, 0), axis))

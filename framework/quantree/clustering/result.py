@@ -15,6 +15,7 @@ class KMeans(NamedTuple):
     steps: [..] int32, iterations done.
     converged: [..] bool, whether the run ended by tolerance and not by the limit on iterations.
     repaired: [..] int32, how often a centroid without points was moved to a far point.
+    history: [.., most iterations + 1], the inertia at the start and after each iteration; the last one is repeated.
     """
 
     centroids: jax.Array
@@ -24,6 +25,7 @@ class KMeans(NamedTuple):
     steps: jax.Array
     converged: jax.Array
     repaired: jax.Array
+    history: jax.Array
 
 
 class EntropyCoded(NamedTuple):

@@ -1,8 +1,10 @@
 """Nearest centroid, in blocks of points against tiles of centroids.
 
-The squared distance is taken as |c|^2 - 2 c.x, the part that differs between centroids: one matrix product in which
-|c|^2 is one more coordinate. Points lie along the last axis, so that the comparisons run over whole vectors of points;
-inside a tile they are a knock-out tournament. Never more than `TILE` scores per point of one block exist at once.
+The squared distance is taken as |c|^2 - 2 c.x, the part that differs between centroids. Points lie along the last axis,
+so that all arithmetic runs over whole vectors of points. In few dimensions the products and comparisons of a tile are
+one loop with nothing in memory between them. A loop of XLA on a CPU has one output, so score and code travel as the two
+parts of one complex number. In many dimensions a tile is a matrix product and a tournament. Never more than
+`TOURNAMENT` scores per point of one block exist at once.
 """
 
 import functools
@@ -11,47 +13,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
-from quantree.clustering.threads import cores, side_by_side, worth_it
+from quantree.clustering.threads import on_host, side_by_side, wide_jit
 
-TILE = 16  # centroids scored at once
-BLOCK = 1024  # points of all problems together, per step; their scores stay in the cache of a core
+TILE = 8  # centroids of one loop on a CPU: their numbers stay in registers
+ACCELERATOR_PRODUCTS = 256  # of one loop on GPU and TPU, where fewer passes over the points are worth more
+TOURNAMENT = 16  # centroids of one tile in many dimensions
+WIDEST = 32  # dimensions up to which a tile is one loop
+BLOCK = 2048  # points of all problems together, per step; they stay in the cache of a core
 ACCELERATOR_BLOCK = 65536  # the same on GPU and TPU, where a step must be large to be worth its launch
 SMALLEST_BLOCK = 64
-WORTH_A_THREAD = 8192  # points
+BLOCKS = 8  # that a thread takes at once
+ACCELERATOR_BLOCKS = 16
 
 
 def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
     """Codes of the nearest centroids by Euclidean distance, ties to the lowest index.
 
     x [n, d] and centroids [k, d] -> [n] int32; x [b, n, d] and centroids [b, k, d] or [k, d] -> [b, n] int32.
-    Half precision is computed in float32. Memory beyond x and the result: two copies of x, 64 bytes per block point.
-    XLA runs one loop on one core, so on a CPU the points of one problem are shared among threads, as many as `NPROC`
-    or the machine has; the codes don't depend on it.
+    Half precision is computed in float32. Memory beyond x and the result: two copies of x, 16 bytes per point.
+    On a CPU the points of one problem are shared among threads, as many as `NPROC` or the machine has; the codes don't
+    depend on it. Where x is sharded over its points, each device does its own, and the codes are sharded likewise.
     `LeafError` for wrong shapes, and for NaN or infinity where the arrays are concrete (not traced).
     """
-    x, centroids = checks.points("x", x), checks.points("centroids", centroids)
+    x, centroids = checks.compact("x", x), checks.points("centroids", centroids)
     if centroids.shape[-1] != x.shape[-1] or centroids.ndim > x.ndim or centroids.shape[:-2] not in ((), x.shape[:-2]):
         raise checks.LeafError(
             f"centroids of shape {centroids.shape} don't fit points of shape {x.shape}; "
             "expected [k, d] or [b, k, d] with the same d and b"
         )
     checks.finite(x=x, centroids=centroids)
-    if isinstance(centroids, Tracer) or not worth_it(x, WORTH_A_THREAD * cores()) or cores() == 1:
+    if isinstance(x, Tracer) or len(x.devices()) == 1:
+        threads = x.ndim == 2 and x.shape[0] > BLOCK and on_host(x, centroids)
+        return _assign_in_threads(x, centroids) if threads else _assign(x, centroids)
+    split = x.sharding.spec[:-1] if isinstance(x.sharding, NamedSharding) else ()
+    if not any(split) or x.ndim != 2:
         return _assign(x, centroids)
-    size = BLOCK * -(-x.shape[0] // (BLOCK * cores()))
-    starts = [min(i * size, x.shape[0] - size) for i in range(cores())]
-    codes = np.empty(x.shape[0], np.int32)
-    with side_by_side() as run:
-        parts = run(lambda start: np.asarray(_assign_piece(x, np.int32(start), centroids, size)), starts)
-    for start, part in zip(starts, parts, strict=True):
-        codes[start : start + size] = part
-    return jnp.asarray(codes)
+    assert isinstance(x.sharding, NamedSharding)
+    return _assign_sharded(x, centroids, x.sharding.mesh, PartitionSpec(*split))
 
 
-@jax.jit
+@wide_jit()
 def _assign(x: jax.Array, centroids: jax.Array) -> jax.Array:
     if x.ndim == 2:
         return assign_blocks(to_blocks(x, block_size(1, x.shape[0])), centroids).reshape(-1)[: x.shape[0]]
@@ -61,22 +66,68 @@ def _assign(x: jax.Array, centroids: jax.Array) -> jax.Array:
     return codes.reshape(x.shape[0], -1)[:, : x.shape[1]]
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _assign_piece(x: jax.Array, start: jax.Array, centroids: jax.Array, size: int) -> jax.Array:
-    piece = jax.lax.dynamic_slice_in_dim(x, start, size)
-    return assign_blocks(to_blocks(piece, block_size(1, size)), centroids).reshape(-1)
+def _assign_in_threads(x: jax.Array, centroids: jax.Array) -> jax.Array:
+    """Pieces of one size, so that nothing is compiled anew for another number of points."""
+    host, codes = np.asarray(x), np.empty(x.shape[0], np.int32)
+    blocks, size = shape_of_pieces(x.shape[0])
+
+    def visit(first: int) -> None:
+        rows = codes[first : first + blocks * size]
+        piece = jnp.asarray(in_blocks(host[first : first + blocks * size], blocks, size))
+        rows[:] = np.asarray(_assign_blocks(piece, centroids)).reshape(-1)[: rows.size]
+
+    with side_by_side() as run:
+        list(run(visit, range(0, x.shape[0], blocks * size)))
+    return jnp.asarray(codes)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "split"))
+def _assign_sharded(x: jax.Array, centroids: jax.Array, mesh: jax.sharding.Mesh, split: PartitionSpec) -> jax.Array:
+    own = jax.shard_map(_assign.inner, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)
+    return own(x, centroids)
 
 
 def assign_blocks(blocks: jax.Array, centroids: jax.Array) -> jax.Array:
-    """Codes [blocks, size] of points in blocks [blocks, d, size]."""
-    table = score_table(centroids)
-    return jax.lax.map(lambda block: nearest(block, table), blocks)
+    """Codes [blocks, size] of points in blocks [blocks, d, size], which may be narrower than the centroids."""
+    origin, tiles = score_table(centroids)
+    count, d, size = blocks.shape
+    firsts = jnp.arange(tiles.shape[0], dtype=origin.dtype) * tiles.shape[1]
+    challenge = _one_loop if d <= WIDEST else _tournament
+
+    def visit(i: jax.Array, best: jax.Array) -> jax.Array:
+        points = blocks[i].astype(origin.dtype) - origin[:, None]
+        # The winners of all blocks are one buffer that is updated in place. XLA on a CPU would cut any other loop into
+        # tasks for its threads, one by one, and each is far too short for that.
+        return jax.lax.fori_loop(
+            0, tiles.shape[0], lambda j, best: best.at[i].set(challenge(points, best[i], firsts[j], tiles[j])), best
+        )
+
+    nobody = jnp.full((count, size), jnp.inf, origin.dtype), jnp.zeros((count, size), origin.dtype)
+    return jnp.imag(jax.lax.fori_loop(0, count, visit, jax.lax.complex(*nobody))).astype(jnp.int32)
+
+
+_assign_blocks = wide_jit()(assign_blocks)
 
 
 def block_size(problems: int, n: int) -> int:
     """Points of one problem that are treated at once when `problems` run side by side."""
     budget = BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
     return max(1, min(n, max(SMALLEST_BLOCK, budget // problems)))
+
+
+def shape_of_pieces(n: int) -> tuple[int, int]:
+    """(blocks of a piece, points of a block) of n points that the host hands out; a handful of different ones."""
+    if jax.default_backend() != "cpu":
+        return ACCELERATOR_BLOCKS, ACCELERATOR_BLOCK
+    room = max(SMALLEST_BLOCK, 1 << (n - 1).bit_length())
+    return min(max(room // BLOCK, 1), BLOCKS), min(room, BLOCK)
+
+
+def in_blocks(x: np.ndarray, blocks: int, size: int) -> np.ndarray:
+    """As `to_blocks`, on the host: at most blocks x size points [n, d] -> [blocks, d, size]."""
+    room = blocks * size - x.shape[0]
+    whole = np.pad(x, ((0, room), (0, 0))) if room else x
+    return np.ascontiguousarray(whole.reshape(blocks, size, -1).transpose(0, 2, 1))
 
 
 def to_blocks(x: jax.Array, size: int) -> jax.Array:
@@ -93,7 +144,8 @@ def score_table(centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
     factor of each product is scaled to at most 1, so that nothing under- or overflows.
     """
     k, d = centroids.shape
-    tiles = -(-k // TILE)
+    most = _tile(d)
+    tiles = -(-k // most)
     tile = -(-k // tiles)
     origin = jnp.mean(centroids, axis=0)
     centred = centroids - origin[None, :]
@@ -103,29 +155,32 @@ def score_table(centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
     return origin, jnp.concatenate([rows, never]).reshape(tiles, tile, d + 1)
 
 
-def nearest(block: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Codes [size] of the points in one block [d, size]."""
-    origin, tiles = table
-    size = block.shape[1]
-    lifted = jnp.concatenate([block - origin[:, None], jnp.ones((1, size), block.dtype)])
-
-    def challenge(best: tuple[jax.Array, jax.Array], tile: tuple[jax.Array, jax.Array]):
-        first, rows = tile
-        scores = jnp.matmul(rows, lifted, precision=jax.lax.Precision.HIGHEST)
-        score, code = _tournament(scores)
-        better = score < best[0]
-        return (jnp.where(better, score, best[0]), jnp.where(better, code + first, best[1])), None
-
-    start = jnp.full((size,), jnp.inf, block.dtype), jnp.zeros((size,), jnp.int32)
-    firsts = jnp.arange(tiles.shape[0], dtype=jnp.int32) * tiles.shape[1]
-    return jax.lax.scan(challenge, start, (firsts, tiles))[0][1]
+def _tile(d: int) -> int:
+    if d > WIDEST:
+        return TOURNAMENT
+    return TILE if jax.default_backend() == "cpu" else max(TILE, ACCELERATOR_PRODUCTS // d)
 
 
-def _tournament(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Smallest score and its row for each column of [rows, size]. On CPU, XLA's own argmin is a scalar loop."""
-    players = [(score, jnp.full(score.shape, i, jnp.int32)) for i, score in enumerate(scores)]
+def _one_loop(points: jax.Array, best: jax.Array, first: jax.Array, rows: jax.Array) -> jax.Array:
+    """The winners [size], score and code, after a tile of centroids [tile, d + 1] whose first is number `first`."""
+    score, code = jnp.real(best), jnp.imag(best)
+    for i in range(rows.shape[0]):
+        own = jnp.full_like(score, rows[i, -1])
+        for j in range(points.shape[0]):
+            own = own + rows[i, j] * points[j]
+        better = own < score
+        score, code = jnp.where(better, own, score), jnp.where(better, first + i, code)
+    return jax.lax.complex(score, code)
+
+
+def _tournament(points: jax.Array, best: jax.Array, first: jax.Array, rows: jax.Array) -> jax.Array:
+    """As `_one_loop`, by a matrix product."""
+    scores = jnp.matmul(rows[:, :-1], points, precision=jax.lax.Precision.HIGHEST) + rows[:, -1:]
+    # On a CPU XLA's own argmin is a scalar loop.
+    players = [(jnp.real(best), jnp.imag(best))]
+    players += [(score, first + jnp.full_like(score, i)) for i, score in enumerate(scores)]
     while len(players) > 1:
         pairs = zip(players[::2], players[1::2], strict=False)
         winners = [(jnp.where(b[0] < a[0], b[0], a[0]), jnp.where(b[0] < a[0], b[1], a[1])) for a, b in pairs]
         players = winners + players[len(winners) * 2 :]
-    return players[0]
+    return jax.lax.complex(*players[0])

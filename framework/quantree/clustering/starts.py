@@ -3,17 +3,21 @@
 Points without weight must hold a copy of one that has weight (`fill`), so that whatever is picked is a real point.
 """
 
+import functools
 import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-Start = Literal["k-means++", "random", "linear", "density"]
+from quantree.clustering.search import assign_blocks, block_size, to_blocks
+
+Start = Literal["k-means++", "k-means||", "random", "linear", "density"]
 STARTS: tuple[str, ...] = get_args(Start)
 DETERMINISTIC = ("linear", "density")
 SAMPLE = 32  # points per centroid that k-means++ looks at
 SMALLEST_SAMPLE = 8192
+ROUNDS = 5  # of k-means||, each of which draws k candidates
 
 
 def start(init: Start, key: jax.Array, x: jax.Array, weights: jax.Array, k: int, pinned: jax.Array) -> jax.Array:
@@ -21,6 +25,8 @@ def start(init: Start, key: jax.Array, x: jax.Array, weights: jax.Array, k: int,
     match init:
         case "k-means++":
             return plus_plus(key, x, weights, k, pinned)
+        case "k-means||":
+            return parallel(key, x, weights, k, pinned)
         case "random":
             return random(key, x, weights, k)
         case "linear":
@@ -42,9 +48,36 @@ def plus_plus(key: jax.Array, x: jax.Array, weights: jax.Array, k: int, pinned: 
     works on a sample drawn by weight, with replacement.
     """
     sample_key, key = jax.random.split(key)
-    sample = max(SMALLEST_SAMPLE, SAMPLE * k)
-    if x.shape[0] > sample:
-        x, weights = x[_draw(sample_key, weights, sample)], jnp.ones((sample,), x.dtype)
+    x, weights = _sample(sample_key, x, weights, k)
+    return _greedy(key, x, weights, pinned, k=k)
+
+
+def parallel(key: jax.Array, x: jax.Array, weights: jax.Array, k: int, pinned: jax.Array) -> jax.Array:
+    """k-means||: `ROUNDS` times k candidates at once, by squared distance; k-means++ then picks among them, each with
+    the weight of the points next to it.
+
+    Bahmani et al., "Scalable k-means++", VLDB 2012, with as many candidates in every round and drawn with replacement.
+    The steps that must wait for each other look at 5 k candidates and not at all points, which tells where k is large.
+    Samples as in `plus_plus`.
+    """
+    sample_key, key = jax.random.split(key)
+    x, weights = _sample(sample_key, x, weights, k)
+    candidates, mass = _candidates(key, x, weights, pinned, k=k)
+    return _greedy(jax.random.fold_in(key, 0), candidates, mass, pinned, k=k)
+
+
+def _sample(key: jax.Array, x: jax.Array, weights: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """At most max(`SMALLEST_SAMPLE`, `SAMPLE` k) points and their weights, drawn by weight with replacement."""
+    count = max(SMALLEST_SAMPLE, SAMPLE * k)
+    if x.shape[0] <= count:
+        return x, weights
+    return x[_draw(key, weights, count)], jnp.ones((count,), x.dtype)
+
+
+# What starts have in common is compiled by itself: a start in steps of the host then needs few programs.
+@functools.partial(jax.jit, static_argnames="k")
+def _greedy(key: jax.Array, x: jax.Array, weights: jax.Array, pinned: jax.Array, *, k: int) -> jax.Array:
+    """K points, each the best of a few drawn by weight x squared distance to those before it."""
     trials = 2 + int(math.log(k))
     columns = x.T
 
@@ -66,6 +99,29 @@ def plus_plus(key: jax.Array, x: jax.Array, weights: jax.Array, k: int, pinned: 
     closest = jnp.full((x.shape[0],), jnp.inf, x.dtype)
     closest = jax.lax.scan(lambda near, c: (jnp.minimum(near, squared(c[None, :])[0]), None), closest, pinned)[0]
     return jax.lax.scan(pick, closest, jax.random.split(key, k))[1]
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _candidates(
+    key: jax.Array, x: jax.Array, weights: jax.Array, pinned: jax.Array, *, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Points [1 + rounds x k, d] and the weight that is nearest to each."""
+    blocks = to_blocks(x, block_size(1, x.shape[0]))
+
+    def nearest(centres: jax.Array) -> tuple[jax.Array, jax.Array]:
+        codes = assign_blocks(blocks, centres).reshape(-1)[: x.shape[0]]
+        return codes, jnp.sum((x - centres[codes]) ** 2, axis=1)
+
+    def draw(closest: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        odds = weights * closest
+        found = x[_draw(key, jnp.where(jnp.sum(odds) > 0, odds, weights), k)]
+        return jnp.minimum(closest, nearest(found)[1]), found
+
+    first_key, *each = jax.random.split(key, 1 + ROUNDS)
+    first = x[_draw(first_key, weights, 1)]
+    _, found = jax.lax.scan(draw, nearest(jnp.concatenate([pinned, first]))[1], jnp.stack(each))
+    centres = jnp.concatenate([first, found.reshape(-1, x.shape[1])])
+    return centres, jnp.zeros((centres.shape[0],), x.dtype).at[nearest(centres)[0]].add(weights)
 
 
 def random(key: jax.Array, x: jax.Array, weights: jax.Array, k: int) -> jax.Array:

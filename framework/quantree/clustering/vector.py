@@ -1,20 +1,22 @@
 """k-means for vectors: one problem or a batch of independent ones, compiled once per shape."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
-from quantree.clustering.annealing import RELAXATIONS, Relaxation, anneal
-from quantree.clustering.lloyd import PIECE, Points, State, lloyd, lloyd_in_threads
+from quantree.clustering.annealing import RELAXATIONS, Relaxation
+from quantree.clustering.host import solve_by_pieces, solve_in_threads, solve_on
+from quantree.clustering.problem import Limits, Problem, Settings, mesh_of, solve
 from quantree.clustering.result import KMeans
-from quantree.clustering.search import BLOCK, block_size, to_blocks
-from quantree.clustering.starts import DETERMINISTIC, STARTS, Start, fill, start
-from quantree.clustering.threads import worth_it
+from quantree.clustering.starts import DETERMINISTIC, STARTS, Start
+from quantree.clustering.threads import on_host
 from quantree.errors import LeafError, nearest
+
+HISTORY = 32  # iterations for which a program has room; with more it is compiled anew, for the next power of two
 
 
 def kmeans(
@@ -30,6 +32,7 @@ def kmeans(
     iterations: int = 25,
     tolerance: float = 1e-4,
     restarts: int = 1,
+    mesh: Mesh | None = None,
 ) -> KMeans:
     """Lloyd's k-means under Euclidean distance, deterministic for a key.
 
@@ -54,7 +57,7 @@ def kmeans(
 
     `LeafError` if shapes or k don't fit, and for NaN, infinity or negative weights in arrays that are not traced.
     """
-    return _run(x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, None, 0)
+    return _run(x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, mesh, None, 0)
 
 
 def annealed(
@@ -72,6 +75,7 @@ def annealed(
     iterations: int = 25,
     tolerance: float = 1e-4,
     restarts: int = 1,
+    mesh: Mesh | None = None,
 ) -> KMeans:
     """k-means whose first `steps` iterations are disturbed by noise that fades (see `annealing`), then Lloyd's.
 
@@ -80,9 +84,10 @@ def annealed(
     """
     if relaxation not in RELAXATIONS:
         raise LeafError(f"relaxation is {relaxation!r}; known: {', '.join(RELAXATIONS)}")
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 0:
-        raise LeafError(f"steps is {steps!r}; expected a whole number, at least 0")
-    return _run(x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, relaxation, steps)
+    checks.whole("steps", steps, 0)
+    return _run(
+        x, k, key, weights, mask, pinned, init, initial, iterations, tolerance, restarts, mesh, relaxation, steps
+    )
 
 
 def _run(
@@ -97,191 +102,49 @@ def _run(
     iterations: int,
     tolerance: float,
     restarts: int,
+    mesh: Mesh | None,
     relaxation: Relaxation | None,
     noisy: int,
 ) -> KMeans:
-    """Checks what a caller gave, and solves."""
+    """Checks what a caller gave, and solves it where it is."""
     checks.codebook_size(k)
-    x = checks.points("x", x)
-    batch, (n, d) = x.shape[:-2], x.shape[-2:]
-    real = jnp.ones(x.shape[:-1], bool) if mask is None else checks.per_point("mask", mask, x).astype(bool)
-    weight = jnp.ones(x.shape[:-1], x.dtype) if weights is None else checks.per_point("weights", weights, x)
-    fixed = _centroids("pinned", jnp.zeros((0, d)) if pinned is None else pinned, None, x)
+    checks.whole("iterations", iterations, 0)
+    checks.whole("restarts", restarts, 1)
+    x = checks.compact("x", x)
+    width = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    real = None if mask is None else checks.per_point("mask", mask, x).astype(bool)
+    weight = None if weights is None else checks.per_point("weights", weights, x).astype(width)
+    fixed = _centroids("pinned", jnp.zeros((0, x.shape[-1])) if pinned is None else pinned, None, x, width)
     free = k - fixed.shape[-2]
     if free < 0:
         raise LeafError(f"{fixed.shape[-2]} centroids are pinned, but k is {k}")
-    given = None if initial is None else _centroids("initial", initial, free, x)
+    given = None if initial is None else _centroids("initial", initial, free, x, width)
     if init not in STARTS:
         raise LeafError(f"init is {init!r}; {nearest(str(init), STARTS)}")
-    if restarts < 1 or (restarts > 1 and (given is not None or init in DETERMINISTIC)):
-        raise LeafError(f"restarts is {restarts}; expected at least 1, and 1 where the start is not random")
+    if restarts > 1 and (given is not None or init in DETERMINISTIC):
+        raise LeafError(f"restarts is {restarts}; expected 1 where the start is not random")
     checks.finite(real, x=x, pinned=fixed, initial=given)
-    checks.importances(weight)
-    return (_kmeans_in_threads if worth_it(x, 2 * PIECE * BLOCK) else _kmeans)(
-        x,
-        weight.astype(x.dtype),
-        real,
-        fixed,
-        given,
-        jax.random.split(key, batch[0]) if batch else key,
-        jnp.asarray(iterations, jnp.int32),
-        jnp.asarray(tolerance, x.dtype),
-        jnp.asarray(noisy, jnp.int32),
-        k=int(k),
-        init=init,
-        restarts=int(restarts),
-        relaxation=relaxation,
-        block=block_size(batch[0] if batch else 1, n),
-    )
+    if weight is not None:
+        checks.importances(weight)
+    each = key if x.ndim == 2 else jax.random.split(key, x.shape[0])
+    problem = Problem(x, weight, real, fixed, given, each)
+    settings = Settings(int(k), init, int(restarts), relaxation, max(HISTORY, 1 << int(iterations).bit_length()))
+    limits = Limits(jnp.asarray(iterations, jnp.int32), jnp.asarray(tolerance, width), jnp.asarray(noisy, jnp.int32))
+    mesh = mesh_of(x) if mesh is None else mesh
+    if mesh is not None:
+        found = solve_on(mesh, problem, limits, settings)
+    elif on_host(*problem):
+        found = (solve_by_pieces if x.ndim == 2 else solve_in_threads)(problem, limits, settings)
+    else:
+        found = solve(problem, limits, settings=settings)
+    return found._replace(history=found.history[..., : int(iterations) + 1])
 
 
-def _centroids(name: str, value: Any, count: int | None, x: jax.Array) -> jax.Array:
+def _centroids(name: str, value: Any, count: int | None, x: jax.Array, width: Any) -> jax.Array:
     """`value` as [.., count, d] with the batch of x; `LeafError` if it does not fit."""
-    array = checks.floating(name, value).astype(x.dtype)
+    array = checks.floating(name, value).astype(width)
     rows = array.shape[-2] if count is None and array.ndim > 1 else count
     if array.shape not in ((rows, x.shape[-1]), (*x.shape[:-2], rows, x.shape[-1])):
         wanted = "the number of pinned centroids" if count is None else str(count)
         raise LeafError(f"{name} has shape {array.shape}; expected [.., {wanted}, {x.shape[-1]}]")
     return jnp.broadcast_to(array, (*x.shape[:-2], *array.shape[-2:]))
-
-
-class _Problem(NamedTuple):
-    """One problem in units in which nothing under- or overflows."""
-
-    x: jax.Array
-    weights: jax.Array
-    pinned: jax.Array
-    initial: jax.Array | None
-    unit: jax.Array
-    weight_unit: jax.Array
-    points: Points
-
-
-def _problem(
-    x: jax.Array,
-    weights: jax.Array,
-    real: jax.Array,
-    pinned: jax.Array,
-    initial: jax.Array | None,
-    *,
-    block: int,
-    blocks: int = 1,
-) -> _Problem:
-    """blocks: the number of blocks is a multiple of this."""
-    x, weights = fill(x, real), jnp.where(real, weights, 0)
-    unit, weight_unit = _power_of_two(jnp.max(jnp.abs(x))), _power_of_two(jnp.max(weights))
-    x, weights = x / unit, weights / weight_unit
-    points = Points(to_blocks(x, block), to_blocks(weights[:, None], block)[:, 0])
-    points = jax.tree.map(lambda each: jnp.pad(each, ((0, -len(each) % blocks), *[(0, 0)] * (each.ndim - 1))), points)
-    return _Problem(x, weights, pinned / unit, None if initial is None else initial / unit, unit, weight_unit, points)
-
-
-def _begin(
-    problem: _Problem, key: jax.Array, noisy: jax.Array, *, k: int, init: Start, relaxation: Relaxation | None
-) -> jax.Array:
-    """Centroids [k, d] to start from, the pinned ones first."""
-    pinned = problem.pinned
-    if problem.initial is not None:
-        free = problem.initial
-    elif k == pinned.shape[0]:
-        free = jnp.zeros((0, pinned.shape[1]), pinned.dtype)
-    else:
-        x = fill(problem.x, problem.weights > 0)
-        free = start(init, key, x, problem.weights, k - pinned.shape[0], pinned)
-    begin = jnp.concatenate([pinned, free])
-    if relaxation is None:
-        return begin
-    return anneal(problem.points, begin, pinned.shape[0], jax.random.fold_in(key, 2), relaxation, noisy)
-
-
-def _keys(key: jax.Array, restarts: int) -> jax.Array:
-    """One key for each start; the first is that of a single one, so that restarts never hurt."""
-    again = jax.random.split(jax.random.fold_in(key, 1), restarts - 1)
-    return jnp.concatenate([key[None], again])
-
-
-def _result(problem: _Problem, state: State, real: jax.Array, *, k: int) -> KMeans:
-    codes = jnp.where(real, state.fit.codes.reshape(-1)[: real.shape[0]], 0)
-    return KMeans(
-        centroids=state.centroids * problem.unit,
-        codes=codes,
-        inertia=state.fit.sums.inertia * problem.weight_unit * problem.unit * problem.unit,
-        counts=jnp.zeros((k,), jnp.int32).at[codes].add(real.astype(jnp.int32)),
-        steps=state.steps,
-        converged=state.converged,
-        repaired=state.repaired,
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("k", "init", "restarts", "relaxation", "block"))
-def _kmeans(
-    x: jax.Array,
-    weights: jax.Array,
-    real: jax.Array,
-    pinned: jax.Array,
-    initial: jax.Array | None,
-    keys: jax.Array,
-    iterations: jax.Array,
-    tolerance: jax.Array,
-    noisy: jax.Array,
-    *,
-    k: int,
-    init: Start,
-    restarts: int,
-    relaxation: Relaxation | None,
-    block: int,
-) -> KMeans:
-    def solve(x, weights, real, pinned, initial, key) -> KMeans:
-        problem = _problem(x, weights, real, pinned, initial, block=block)
-
-        def attempt(key: jax.Array) -> State:
-            begin = _begin(problem, key, noisy, k=k, init=init, relaxation=relaxation)
-            return lloyd(problem.points, begin, pinned.shape[0], iterations, tolerance)
-
-        if restarts == 1:
-            best = attempt(key)
-        else:
-            attempts = jax.lax.map(attempt, _keys(key, restarts))
-            best = jax.tree.map(lambda leaf: leaf[jnp.argmin(attempts.fit.sums.inertia)], attempts)
-        return _result(problem, best, real, k=k)
-
-    return (solve if x.ndim == 2 else jax.vmap(solve))(x, weights, real, pinned, initial, keys)
-
-
-_problem_jit = jax.jit(_problem, static_argnames=("block", "blocks"))
-_begin_jit = jax.jit(_begin, static_argnames=("k", "init", "relaxation"))
-_result_jit = jax.jit(_result, static_argnames="k")
-
-
-def _kmeans_in_threads(
-    x: jax.Array,
-    weights: jax.Array,
-    real: jax.Array,
-    pinned: jax.Array,
-    initial: jax.Array | None,
-    key: jax.Array,
-    iterations: jax.Array,
-    tolerance: jax.Array,
-    noisy: jax.Array,
-    *,
-    k: int,
-    init: Start,
-    restarts: int,
-    relaxation: Relaxation | None,
-    block: int,
-) -> KMeans:
-    """`_kmeans` of one large problem on a CPU, by the same parts."""
-    problem = _problem_jit(x, weights, real, pinned, initial, block=block, blocks=PIECE)
-    best = None
-    for each in _keys(key, restarts):
-        begin = _begin_jit(problem, each, noisy, k=k, init=init, relaxation=relaxation)
-        state = lloyd_in_threads(problem.points, begin, pinned.shape[0], int(iterations), float(tolerance))
-        if best is None or state.fit.sums.inertia < best.fit.sums.inertia:
-            best = state
-    assert best is not None
-    return _result_jit(problem, best, real, k=k)
-
-
-def _power_of_two(value: jax.Array) -> jax.Array:
-    """The power of two just below `value`: dividing by it is exact, and squares don't under- or overflow after it."""
-    return jnp.ldexp(jnp.ones((), value.dtype), jnp.clip(jnp.frexp(value)[1] - 1, -100, 126))

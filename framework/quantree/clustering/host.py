@@ -1,0 +1,106 @@
+"""k-means driven by the host: one problem in pieces, and a batch in groups, which threads take side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from quantree.clustering.annealing import noise
+from quantree.clustering.pieces import Outcome, kept, lloyd_by_pieces, pieces_of
+from quantree.clustering.problem import Limits, Problem, Settings, begin, keys, noise_key, power_of_two, solve
+from quantree.clustering.result import KMeans
+from quantree.clustering.search import BLOCK, BLOCKS
+from quantree.clustering.threads import side_by_side
+
+
+def solve_by_pieces(problem: Problem, limits: Limits, settings: Settings) -> KMeans:
+    """`solve` of one problem on a CPU, by the same parts."""
+    x, width = np.asarray(problem.x), problem.pinned.dtype
+    weights = np.ones(len(x), width) if problem.weights is None else np.asarray(problem.weights)
+    real = None if problem.real is None else np.asarray(problem.real)
+    if real is not None:
+        x, weights = np.where(real[:, None], x, np.zeros((), x.dtype)), np.where(real, weights, np.zeros((), width))
+    unit, weight_unit = (float(power_of_two(jnp.asarray(_largest(each), width))) for each in (x, weights))
+    scaled, heavy = x / x.dtype.type(unit), weights / width.type(weight_unit)
+    pieces = kept(pieces_of(len(x), lambda rows: (scaled[rows], heavy[rows])))
+    initial = None if problem.initial is None else problem.initial / width.type(unit)
+    pinned = problem.pinned / width.type(unit)
+    best: Outcome | None = None
+    for key in keys(problem.key, settings.restarts):
+        at = begin(key, jnp.asarray(scaled), jnp.asarray(heavy), pinned, initial, settings)
+        what = None
+        if settings.relaxation is not None:
+            what = noise(settings.relaxation, limits.noisy, noise_key(key), jnp.asarray(scaled), jnp.asarray(heavy))
+        found = lloyd_by_pieces(pieces, at, len(pinned), int(limits.iterations), float(limits.tolerance), what)
+        if best is None or found.inertia < best.inertia:
+            best = found
+    assert best is not None
+    return result(best, real, unit, weight_unit, settings)
+
+
+def result(found: Outcome, real: np.ndarray | None, unit: float, weight_unit: float, settings: Settings) -> KMeans:
+    """What was found, in the units of the caller."""
+    width = found.centroids.dtype
+    codes = found.codes if real is None else np.where(real, found.codes, 0)
+    with np.errstate(over="ignore"):
+        history = np.pad(found.history, (0, settings.most + 1 - found.history.size), "edge") * weight_unit * unit**2
+        history = history.astype(width)
+    return KMeans(
+        centroids=found.centroids * width.type(unit),
+        codes=jnp.asarray(codes),
+        inertia=jnp.asarray(history[-1]),
+        counts=jnp.asarray(np.bincount(codes if real is None else codes[real], minlength=settings.k), jnp.int32),
+        steps=jnp.asarray(found.steps, jnp.int32),
+        converged=jnp.asarray(found.converged),
+        repaired=jnp.asarray(found.repaired, jnp.int32),
+        history=jnp.asarray(history),
+    )
+
+
+def solve_in_threads(problem: Problem, limits: Limits, settings: Settings) -> KMeans:
+    """`solve` of a batch on a CPU, in groups of one size that depends on the shape of x alone."""
+    b, n = problem.x.shape[:2]
+    size = max(1, BLOCKS * BLOCK // n)
+    if b <= size:
+        return solve(problem, limits, settings=settings)
+    host = jax.tree.map(np.asarray, problem._replace(key=jax.random.key_data(problem.key)))
+    kind = jax.random.key_impl(problem.key)
+
+    def visit(first: int) -> KMeans:
+        # The last group is filled up with problems that were there already, so that all are one program.
+        own = np.arange(first, first + size) % b
+        group: Problem = jax.tree.map(lambda array: array[own], host)
+        group = group._replace(key=jax.random.wrap_key_data(group.key, impl=kind))
+        return jax.tree.map(np.asarray, solve(group, limits, settings=settings))
+
+    with side_by_side() as run:
+        groups = list(run(visit, range(0, b, size)))
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:b]), *groups)
+
+
+def solve_on(mesh: Mesh, problem: Problem, limits: Limits, settings: Settings) -> KMeans:
+    """`solve` with the points spread over the devices of a mesh."""
+    n, room = problem.x.shape[-2], -problem.x.shape[-2] % mesh.size
+
+    def spread(array: jax.Array) -> jax.Array:
+        """Along its axis of points, filled up so that all devices have equally many."""
+        batch = problem.x.ndim - 2
+        if room:
+            array = jnp.pad(array, [(0, room) if i == batch else (0, 0) for i in range(array.ndim)])
+        sharding = NamedSharding(mesh, PartitionSpec(*[None] * batch, tuple(mesh.axis_names)))
+        return array if array.sharding == sharding else jax.device_put(array, sharding)
+
+    real = problem.real
+    if room and real is None:
+        real = jnp.ones(problem.x.shape[:-1], bool)
+    weights = None if problem.weights is None else spread(problem.weights)
+    whole = NamedSharding(mesh, PartitionSpec())
+    rest = jax.device_put((problem.pinned, problem.initial, problem.key, limits), whole)
+    pinned, initial, key, limits = rest
+    spread_out = Problem(spread(problem.x), weights, None if real is None else spread(real), pinned, initial, key)
+    found = solve(spread_out, limits, settings=settings, mesh=mesh)
+    return found._replace(codes=found.codes[..., :n]) if room else found
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(max(array.max(), -array.min()))

@@ -1,0 +1,168 @@
+"""A k-means problem, or a batch of them, in one program: scaled, started, iterated, and scaled back."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from quantree.clustering.annealing import Noise, Relaxation, anneal, noise
+from quantree.clustering.lloyd import Axis, Points, State, lloyd
+from quantree.clustering.result import KMeans
+from quantree.clustering.search import block_size, to_blocks
+from quantree.clustering.starts import Start, fill, start
+from quantree.clustering.threads import wide_jit
+
+
+class Problem(NamedTuple):
+    """What is to be clustered, as in `kmeans`; real: the mask. Each array for one problem, or each for a batch."""
+
+    x: jax.Array
+    weights: jax.Array | None
+    real: jax.Array | None
+    pinned: jax.Array
+    initial: jax.Array | None
+    key: jax.Array
+
+
+class Limits(NamedTuple):
+    """iterations []; tolerance []; noisy []: iterations that are disturbed, before the others."""
+
+    iterations: jax.Array
+    tolerance: jax.Array
+    noisy: jax.Array
+
+
+class Settings(NamedTuple):
+    """What decides the program besides shapes. most: room for the history, at least the number of iterations."""
+
+    k: int
+    init: Start
+    restarts: int
+    relaxation: Relaxation | None
+    most: int
+
+
+@wide_jit(static_argnames=("settings", "mesh"))
+def solve(problem: Problem, limits: Limits, *, settings: Settings, mesh: Mesh | None = None) -> KMeans:
+    """One problem or a batch. mesh: the points, a multiple of its devices, are split over all its axes."""
+    if problem.x.ndim == 2:
+        batch: Any = jax.tree.map(lambda array: array[None], problem)
+        return jax.tree.map(lambda array: array[0], _solve(batch, limits, settings, mesh))
+    return _solve(problem, limits, settings, mesh)
+
+
+def mesh_of(x: jax.Array) -> Mesh | None:
+    """The mesh over whose devices x is spread, if it is."""
+    if isinstance(x, Tracer) or len(x.devices()) == 1 or not isinstance(x.sharding, NamedSharding):
+        return None
+    return x.sharding.mesh if isinstance(x.sharding.mesh, Mesh) else None
+
+
+def begin(
+    key: jax.Array, x: jax.Array, weights: jax.Array, pinned: jax.Array, initial: jax.Array | None, settings: Settings
+) -> jax.Array:
+    """Centroids [k, d] that one problem starts from, the pinned ones first; x [n, d] where weights [n] are not zero."""
+    if initial is not None:
+        free = initial
+    elif settings.k == pinned.shape[0]:
+        free = jnp.zeros((0, pinned.shape[1]), pinned.dtype)
+    else:
+        x = fill(x.astype(pinned.dtype), weights > 0)
+        free = start(settings.init, key, x, weights, settings.k - pinned.shape[0], pinned)
+    return jnp.concatenate([pinned, free])
+
+
+def keys(key: jax.Array, restarts: int) -> jax.Array:
+    """One key for each start; the first is that of a single one, so that restarts never hurt."""
+    again = jax.random.split(jax.random.fold_in(key, 1), restarts - 1)
+    return jnp.concatenate([key[None], again])
+
+
+def noise_key(key: jax.Array) -> jax.Array:
+    """The key of the noise beside that of the start."""
+    return jax.random.fold_in(key, 2)
+
+
+def power_of_two(value: jax.Array) -> jax.Array:
+    """The power of two just below `value`: dividing by it is exact, and squares don't under- or overflow after it."""
+    return jnp.ldexp(jnp.ones((), value.dtype), jnp.clip(jnp.frexp(value)[1] - 1, -100, 126))
+
+
+def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | None) -> KMeans:
+    x, width = problem.x, problem.pinned.dtype
+    real = jnp.ones(x.shape[:2], bool) if problem.real is None else problem.real
+    weights = jnp.where(real, jnp.ones(x.shape[:2], width) if problem.weights is None else problem.weights, 0)
+    x = x if problem.real is None else jax.vmap(fill)(x, real)
+    unit = jax.vmap(power_of_two)(jnp.max(jnp.abs(x), axis=(1, 2)).astype(width))
+    weight_unit = jax.vmap(power_of_two)(jnp.max(weights, axis=1))
+    x, weights = x / unit[:, None, None].astype(x.dtype), weights / weight_unit[:, None]
+    pinned = problem.pinned / unit[:, None, None]
+    initial = None if problem.initial is None else problem.initial / unit[:, None, None]
+    iterate = functools.partial(_iterate, pinned=pinned.shape[1], most=settings.most)
+    if mesh is not None:
+        axis = tuple(mesh.axis_names)
+        split, whole = PartitionSpec(None, axis), PartitionSpec()
+        iterate = jax.shard_map(
+            functools.partial(iterate, axis=axis),
+            mesh=mesh,
+            in_specs=(split, split, whole, whole, whole),
+            out_specs=State(whole, split, whole, whole, whole, whole, whole),  # pyright: ignore[reportArgumentType]
+            check_vma=False,
+        )
+
+    def attempt(key: jax.Array) -> State:
+        at = jax.vmap(functools.partial(begin, settings=settings))(key, x, weights, pinned, initial)
+        what = None
+        if settings.relaxation is not None:
+            disturbing = functools.partial(noise, settings.relaxation, limits.noisy)
+            what = jax.vmap(disturbing)(jax.vmap(noise_key)(key), x, weights)
+        return iterate(x, weights, at, what, limits)
+
+    if settings.restarts == 1:
+        best: State = attempt(problem.key)
+    else:
+        each = jax.vmap(functools.partial(keys, restarts=settings.restarts), out_axes=1)(problem.key)
+        attempts = jax.lax.map(attempt, each)
+        first = jnp.argmin(jnp.sum(attempts.sums.inertia, axis=2), axis=0)
+        best = jax.tree.map(lambda leaf: jax.vmap(lambda i, of: of[i], in_axes=(0, 1))(first, leaf), attempts)
+    codes = jnp.where(real, best.codes, 0)
+    square = weight_unit * unit * unit
+    return KMeans(
+        centroids=best.centroids * unit[:, None, None],
+        codes=codes,
+        inertia=jnp.sum(best.sums.inertia, axis=1) * square,
+        counts=jax.vmap(lambda codes, real: jnp.zeros((settings.k,), jnp.int32).at[codes].add(real))(
+            codes, real.astype(jnp.int32)
+        ),
+        steps=best.steps,
+        converged=best.converged,
+        repaired=best.repaired,
+        history=best.history * square[:, None],
+    )
+
+
+def _iterate(
+    x: jax.Array,
+    weights: jax.Array,
+    at: jax.Array,
+    disturbing: Noise | None,
+    limits: Limits,
+    *,
+    pinned: int,
+    most: int,
+    axis: Axis = None,
+) -> State:
+    """The iterations from centroids `at` [b, k, d]; codes [b, n]. With `axis` the points are those of one device."""
+    n = x.shape[1]
+    size = block_size(x.shape[0], n)
+    points = Points(
+        jax.vmap(functools.partial(to_blocks, size=size))(x),
+        jax.vmap(functools.partial(to_blocks, size=size))(weights[..., None])[:, :, 0],
+    )
+    if disturbing is not None:
+        at = anneal(points, at, pinned, disturbing, axis)
+    state = lloyd(points, at, pinned, limits.iterations, limits.tolerance, most=most, axis=axis)
+    return state._replace(codes=state.codes.reshape(x.shape[0], -1)[:, :n])
