@@ -153,6 +153,15 @@ def test_cores_do_not_matter(rng: np.random.Generator, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(one, three)
 
 
+def test_history_ends_with_the_inertia(rng: np.random.Generator) -> None:
+    found = kmeans_1d(rng.laplace(size=20_000).astype(np.float32), 12)
+    history = np.asarray(found.history)
+    assert history.shape == (201,) and history.dtype == np.float32 and np.all(np.diff(history) <= 0)
+    assert np.all(history[int(found.steps) :] == found.inertia)
+    exact = kmeans_1d(np.arange(9.0), 3, exact=True)
+    assert exact.history.tolist() == [float(exact.inertia)]
+
+
 def test_what_iterations_save_is_what_the_inertia_falls_by(rng: np.random.Generator) -> None:
     x, weights = rng.normal(size=4000).astype(np.float32), rng.uniform(0.5, 2, 4000)
     ordered = scalars(x, weights, None).sort()

@@ -30,7 +30,8 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     With k above the number of distinct values the greatest is repeated, with count 0. Without any value of weight the
     centroids are zeros. It runs on the host, so arguments must be concrete; computed in float64, the result is float32
     (float64 for float64 input where jax_enable_x64 is set).
-    `LeafError` if x is empty or not 1-D, and for NaN, infinity or negative weights.
+    `LeafError` if x is empty or not 1-D, for NaN, infinity or negative weights, and for values above 1e140 or beyond
+    the dtype of the result.
     """
     checks.codebook_size(k)
     given = scalars(x, weights, mask)
@@ -47,16 +48,21 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
         if on_grid:
             centroids, saved, converged = _lloyd(ordered, bounds, centroids)
 
+    steps, most = saved.size - 1, 0 if exact else ITERATIONS
     centroids = centroids.astype(given.dtype)
     codes, counts, inertia = settle(given, ordered, midpoints(centroids.astype(np.float64)), centroids)
+    with np.errstate(over="ignore"):
+        falls = (ordered.unit * (saved[-1] - saved)).astype(given.dtype)
+    history = inertia + np.pad(falls, (0, most - steps))
     return KMeans(
         centroids=jnp.asarray(centroids),
         codes=jnp.asarray(codes),
         inertia=jnp.asarray(inertia),
         counts=jnp.asarray(counts),
-        steps=jnp.asarray(saved.size - 1, jnp.int32),
+        steps=jnp.asarray(steps, jnp.int32),
         converged=jnp.asarray(converged),
         repaired=jnp.zeros((), jnp.int32),
+        history=jnp.asarray(history),
     )
 
 
