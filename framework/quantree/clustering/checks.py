@@ -43,7 +43,7 @@ def per_point(name: str, value: Any, x: jax.Array) -> jax.Array:
     array = jnp.asarray(value)
     if array.shape not in (x.shape[:-1], x.shape[-2:-1]):
         raise LeafError(f"{name} has shape {array.shape}; expected one entry per point, {x.shape[:-1]}")
-    return jnp.broadcast_to(array, x.shape[:-1])
+    return array if array.shape == x.shape[:-1] else jnp.broadcast_to(array, x.shape[:-1])
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -63,9 +63,10 @@ def finite(mask: Array | None = None, **arrays: Array | None) -> None:
     for name, array in arrays.items():
         if array is None or isinstance(array, Tracer) or isinstance(mask, Tracer):
             continue
-        if isinstance(array, jax.Array) and on_host(array):
-            array = np.asarray(array)  # NumPy looks at many numbers at once
-        bad = int(_not_finite(array, mask if name == "x" else None))
+        of = mask if name == "x" else None
+        if on_host(array, of):
+            array, of = np.asarray(array), None if of is None else np.asarray(of)  # where nothing is compiled for it
+        bad = int(_not_finite(array, of))
         if bad:
             raise LeafError(f"{name} of shape {array.shape} holds {bad} NaN or infinite values; expected only numbers")
 
@@ -73,7 +74,7 @@ def finite(mask: Array | None = None, **arrays: Array | None) -> None:
 def importances(weights: Array) -> None:
     """`LeafError` if concrete weights are negative, NaN or infinite. Traced arrays pass."""
     finite(weights=weights)
-    if not isinstance(weights, Tracer) and bool(jnp.any(weights < 0)):
+    if not isinstance(weights, Tracer) and bool((weights < 0).any()):
         raise LeafError("weights are negative somewhere; expected an importance of at least 0 per point")
 
 

@@ -1,16 +1,21 @@
 """k-means driven by the host: one problem in pieces, and a batch in groups, which threads take side by side."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from quantree.clustering.annealing import noise
+from quantree.clustering.meshes import WHOLE, automatic, place, spread
 from quantree.clustering.pieces import Outcome, kept, lloyd_by_pieces, pieces_of
 from quantree.clustering.problem import Limits, Problem, Settings, begin, keys, noise_key, power_of_two, solve
 from quantree.clustering.result import KMeans
 from quantree.clustering.search import BLOCK, BLOCKS
 from quantree.clustering.threads import side_by_side
+
+COUNTED = 1 << 20  # codes that are counted at once
 
 
 def solve_by_pieces(problem: Problem, limits: Limits, settings: Settings) -> KMeans:
@@ -49,7 +54,7 @@ def result(found: Outcome, real: np.ndarray | None, unit: float, weight_unit: fl
         centroids=found.centroids * width.type(unit),
         codes=jnp.asarray(codes),
         inertia=jnp.asarray(history[-1]),
-        counts=jnp.asarray(np.bincount(codes if real is None else codes[real], minlength=settings.k), jnp.int32),
+        counts=jnp.asarray(_counts(codes if real is None else codes[real], settings.k), jnp.int32),
         steps=jnp.asarray(found.steps, jnp.int32),
         converged=jnp.asarray(found.converged),
         repaired=jnp.asarray(found.repaired, jnp.int32),
@@ -79,27 +84,27 @@ def solve_in_threads(problem: Problem, limits: Limits, settings: Settings) -> KM
 
 
 def solve_on(mesh: Mesh, problem: Problem, limits: Limits, settings: Settings) -> KMeans:
-    """`solve` with the points spread over the devices of a mesh."""
-    n, room = problem.x.shape[-2], -problem.x.shape[-2] % mesh.size
-
-    def spread(array: jax.Array) -> jax.Array:
-        """Along its axis of points, filled up so that all devices have equally many."""
-        batch = problem.x.ndim - 2
-        if room:
-            array = jnp.pad(array, [(0, room) if i == batch else (0, 0) for i in range(array.ndim)])
-        sharding = NamedSharding(mesh, PartitionSpec(*[None] * batch, tuple(mesh.axis_names)))
-        return array if array.sharding == sharding else jax.device_put(array, sharding)
-
+    """`solve` with the points spread over the devices of a mesh; the codes stay there if they need no filling up."""
+    mesh, axis = automatic(mesh), problem.x.ndim - 2
+    n, room = problem.x.shape[axis], -problem.x.shape[axis] % mesh.size
     real = problem.real
     if room and real is None:
         real = jnp.ones(problem.x.shape[:-1], bool)
-    weights = None if problem.weights is None else spread(problem.weights)
-    whole = NamedSharding(mesh, PartitionSpec())
-    rest = jax.device_put((problem.pinned, problem.initial, problem.key, limits), whole)
-    pinned, initial, key, limits = rest
-    spread_out = Problem(spread(problem.x), weights, None if real is None else spread(real), pinned, initial, key)
-    found = solve(spread_out, limits, settings=settings, mesh=mesh)
+    spread_out: list[Any] = [
+        None if array is None else spread(array, mesh, axis) for array in (problem.x, problem.weights, real)
+    ]
+    rest = (problem.pinned, problem.initial, problem.key, limits)
+    *known, limits = jax.tree.map(lambda array: place(array, mesh, WHOLE), rest)
+    found = solve(Problem(*spread_out, *known), limits, settings=settings, mesh=mesh)
     return found._replace(codes=found.codes[..., :n]) if room else found
+
+
+def _counts(codes: np.ndarray, k: int) -> np.ndarray:
+    """How often each code occurs, [k]; a part at a time, as NumPy counts 64-bit copies."""
+    counts = np.zeros(k, np.int64)
+    for first in range(0, codes.size, COUNTED):
+        counts += np.bincount(codes[first : first + COUNTED], minlength=k)
+    return counts
 
 
 def _largest(array: np.ndarray) -> float:

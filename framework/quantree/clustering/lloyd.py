@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from quantree.clustering.search import assign_blocks
+from quantree.clustering.search import assign_batch
 
 R = TypeVar("R")
 Axis = str | tuple[str, ...] | None
@@ -103,7 +103,10 @@ def state(points: Points, centroids: jax.Array, axis: Axis = None) -> State:
 
 def fit(points: Points, centroids: jax.Array, axis: Axis = None) -> tuple[jax.Array, Sums]:
     """Codes [b, blocks, size] and sums of b problems."""
-    codes, sums = _each(measure, points, centroids)
+    if jax.default_backend() == "cpu":  # where one problem after the other is as fast as many at once
+        codes, sums = measure(points, centroids)
+    else:
+        codes, sums = _each(measure_one, points, centroids)
     return codes, sums if axis is None else jax.lax.psum(sums, axis)
 
 
@@ -121,19 +124,27 @@ def advance(
     return jax.lax.cond(jnp.any(empty), repair, lambda: (centroids, jnp.zeros(empty.shape[:1], jnp.int32)))
 
 
-def measure(points: Points, centroids: jax.Array) -> tuple[jax.Array, Sums]:
-    """Codes [blocks, size] and sums of one problem."""
-    d = centroids.shape[1]
-    codes = assign_blocks(points.x, centroids)
+def measure(points: Points, centroids: jax.Array, used: jax.Array | None = None) -> tuple[jax.Array, Sums]:
+    """Codes [b, blocks, size] and sums of b problems, one after the other; used []: how many blocks hold points."""
+    (b, k, d), each = centroids.shape, points.x.shape[1]
+    codes = assign_batch(points.x, centroids, used)
     tally = _one_by_one if jax.default_backend() == "cpu" else _scattered
+    flat = jax.tree.map(lambda array: array.reshape(b * each, *array.shape[2:]), (points, codes))
 
-    def visit(totals: jax.Array, block: tuple[Points, jax.Array]) -> tuple[jax.Array, None]:
+    def visit(i: jax.Array, totals: jax.Array) -> jax.Array:
         # Sums of a block first, then the sum of blocks: rounding grows with the block's size, not with n.
-        return totals + tally(*block, centroids), None
+        own, of = jax.tree.map(lambda array: array[i], flat)
+        return totals.at[i // each].add(tally(own, of, centroids[i // each]))
 
-    totals = jnp.zeros((centroids.shape[0], d + 2), centroids.dtype)
-    totals, _ = jax.lax.scan(visit, totals, (points, codes))
-    return codes, Sums(totals[:, d + 1], totals[:, d], totals[:, :d])
+    totals = jnp.zeros((b, k, d + 2), centroids.dtype)
+    totals = jax.lax.fori_loop(0, b * each if used is None else used, visit, totals)
+    return codes, Sums(totals[..., d + 1], totals[..., d], totals[..., :d])
+
+
+def measure_one(points: Points, centroids: jax.Array, used: jax.Array | None = None) -> tuple[jax.Array, Sums]:
+    """Codes [blocks, size] and sums of one problem."""
+    codes, sums = measure(Points(*(each[None] for each in points)), centroids[None], used)
+    return codes[0], Sums(*(each[0] for each in sums))
 
 
 def move(centroids: jax.Array, sums: Sums, pinned: int) -> jax.Array:
@@ -201,12 +212,11 @@ def _scattered(points: Points, codes: jax.Array, centroids: jax.Array) -> jax.Ar
 
 
 def _each(function: Callable[..., R], *batched: Any) -> R:
-    """`function` of every problem: one after the other on a CPU, where a loop of one problem is the faster one."""
-    if batched[-1].shape[0] == 1:
-        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], batched)))
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda problem: function(*problem), batched)
-    return jax.vmap(function)(*batched)
+    """`function` of every problem."""
+    if batched[-1].shape[0] > 1:
+        return jax.vmap(function)(*batched)
+    # Loops that are not mapped stay simple.
+    return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], batched)))
 
 
 def _choose(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

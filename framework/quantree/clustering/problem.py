@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from quantree.clustering.annealing import Noise, Relaxation, anneal, noise
 from quantree.clustering.lloyd import Axis, Points, State, lloyd
+from quantree.clustering.meshes import WHOLE
 from quantree.clustering.result import KMeans
 from quantree.clustering.search import block_size, to_blocks
 from quantree.clustering.starts import Start, fill, start
@@ -52,13 +52,6 @@ def solve(problem: Problem, limits: Limits, *, settings: Settings, mesh: Mesh | 
         batch: Any = jax.tree.map(lambda array: array[None], problem)
         return jax.tree.map(lambda array: array[0], _solve(batch, limits, settings, mesh))
     return _solve(problem, limits, settings, mesh)
-
-
-def mesh_of(x: jax.Array) -> Mesh | None:
-    """The mesh over whose devices x is spread, if it is."""
-    if isinstance(x, Tracer) or len(x.devices()) == 1 or not isinstance(x.sharding, NamedSharding):
-        return None
-    return x.sharding.mesh if isinstance(x.sharding.mesh, Mesh) else None
 
 
 def begin(
@@ -104,7 +97,7 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
     iterate = functools.partial(_iterate, pinned=pinned.shape[1], most=settings.most)
     if mesh is not None:
         axis = tuple(mesh.axis_names)
-        split, whole = PartitionSpec(None, axis), PartitionSpec()
+        split, whole = PartitionSpec(None, axis), WHOLE
         iterate = jax.shard_map(
             functools.partial(iterate, axis=axis),
             mesh=mesh,
@@ -130,7 +123,7 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
         best = jax.tree.map(lambda leaf: jax.vmap(lambda i, of: of[i], in_axes=(0, 1))(first, leaf), attempts)
     codes = jnp.where(real, best.codes, 0)
     square = weight_unit * unit * unit
-    return KMeans(
+    found = KMeans(
         centroids=best.centroids * unit[:, None, None],
         codes=codes,
         inertia=jnp.sum(best.sums.inertia, axis=1) * square,
@@ -142,6 +135,11 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
         repaired=best.repaired,
         history=best.history * square[:, None],
     )
+    if mesh is None:
+        return found
+    # Every process of several can then read all of it, but for the codes of others.
+    whole = jax.lax.with_sharding_constraint(found._replace(codes=None), NamedSharding(mesh, WHOLE))
+    return whole._replace(codes=jax.lax.with_sharding_constraint(codes, NamedSharding(mesh, PartitionSpec(None, axis))))
 
 
 def _iterate(

@@ -12,11 +12,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
+from quantree.clustering.meshes import mesh_of, place
 from quantree.clustering.threads import on_host, side_by_side, wide_jit
 
 TILE = 8  # centroids of one loop on a CPU: their numbers stay in registers
@@ -46,14 +46,11 @@ def assign(x: ArrayLike, centroids: ArrayLike) -> jax.Array:
             "expected [k, d] or [b, k, d] with the same d and b"
         )
     checks.finite(x=x, centroids=centroids)
-    if isinstance(x, Tracer) or len(x.devices()) == 1:
-        threads = x.ndim == 2 and x.shape[0] > BLOCK and on_host(x, centroids)
-        return _assign_in_threads(x, centroids) if threads else _assign(x, centroids)
-    split = x.sharding.spec[:-1] if isinstance(x.sharding, NamedSharding) else ()
-    if not any(split) or x.ndim != 2:
-        return _assign(x, centroids)
-    assert isinstance(x.sharding, NamedSharding)
-    return _assign_sharded(x, centroids, x.sharding.mesh, PartitionSpec(*split))
+    mesh = mesh_of(x)
+    if mesh is not None:
+        return _assign_sharded(x, centroids, mesh)
+    threads = x.ndim == 2 and x.shape[0] > BLOCK and on_host(x, centroids)
+    return _assign_in_threads(x, centroids) if threads else _assign(x, centroids)
 
 
 @wide_jit()
@@ -69,7 +66,7 @@ def _assign(x: jax.Array, centroids: jax.Array) -> jax.Array:
 def _assign_in_threads(x: jax.Array, centroids: jax.Array) -> jax.Array:
     """Pieces of one size, so that nothing is compiled anew for another number of points."""
     host, codes = np.asarray(x), np.empty(x.shape[0], np.int32)
-    blocks, size = shape_of_pieces(x.shape[0])
+    blocks, size = shape_of_pieces()
 
     def visit(first: int) -> None:
         rows = codes[first : first + blocks * size]
@@ -81,29 +78,47 @@ def _assign_in_threads(x: jax.Array, centroids: jax.Array) -> jax.Array:
     return jnp.asarray(codes)
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "split"))
-def _assign_sharded(x: jax.Array, centroids: jax.Array, mesh: jax.sharding.Mesh, split: PartitionSpec) -> jax.Array:
-    own = jax.shard_map(_assign.inner, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split, check_vma=False)
-    return own(x, centroids)
+def _assign_sharded(x: jax.Array, centroids: jax.Array, mesh: Mesh) -> jax.Array:
+    assert isinstance(x.sharding, NamedSharding)
+    split = PartitionSpec(*x.sharding.spec[: x.ndim - 1])
+    own = PartitionSpec(*split[: centroids.ndim - 2])
+    return _assign_on(place(x, mesh, split), place(centroids, mesh, own), mesh, (split, own))
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "splits"))
+def _assign_on(x: jax.Array, centroids: jax.Array, mesh: Mesh, splits: tuple[PartitionSpec, PartitionSpec]):
+    each = jax.shard_map(_assign.inner, mesh=mesh, in_specs=splits, out_specs=splits[0], check_vma=False)
+    return each(x, centroids)
 
 
 def assign_blocks(blocks: jax.Array, centroids: jax.Array) -> jax.Array:
-    """Codes [blocks, size] of points in blocks [blocks, d, size], which may be narrower than the centroids."""
-    origin, tiles = score_table(centroids)
-    count, d, size = blocks.shape
-    firsts = jnp.arange(tiles.shape[0], dtype=origin.dtype) * tiles.shape[1]
+    """Codes [blocks, size] of points in blocks [blocks, d, size], which may be narrower than the centroids [k, d]."""
+    return assign_batch(blocks[None], centroids[None])[0]
+
+
+def assign_batch(blocks: jax.Array, centroids: jax.Array, used: jax.Array | None = None) -> jax.Array:
+    """Codes [b, blocks, size] of b problems [b, blocks, d, size] with centroids [b, k, d], one after the other.
+
+    used []: how many of all blocks hold points; the others get code 0.
+    """
+    origins, tables = jax.vmap(score_table)(centroids)
+    b, each, d, size = blocks.shape
+    firsts = jnp.arange(tables.shape[1], dtype=origins.dtype) * tables.shape[2]
     challenge = _one_loop if d <= WIDEST else _tournament
+    flat = blocks.reshape(b * each, d, size)
 
     def visit(i: jax.Array, best: jax.Array) -> jax.Array:
-        points = blocks[i].astype(origin.dtype) - origin[:, None]
+        origin, tiles = origins[i // each], tables[i // each]
+        points = flat[i].astype(origin.dtype) - origin[:, None]
         # The winners of all blocks are one buffer that is updated in place. XLA on a CPU would cut any other loop into
         # tasks for its threads, one by one, and each is far too short for that.
         return jax.lax.fori_loop(
             0, tiles.shape[0], lambda j, best: best.at[i].set(challenge(points, best[i], firsts[j], tiles[j])), best
         )
 
-    nobody = jnp.full((count, size), jnp.inf, origin.dtype), jnp.zeros((count, size), origin.dtype)
-    return jnp.imag(jax.lax.fori_loop(0, count, visit, jax.lax.complex(*nobody))).astype(jnp.int32)
+    nobody = jnp.full((b * each, size), jnp.inf, origins.dtype), jnp.zeros((b * each, size), origins.dtype)
+    best = jax.lax.fori_loop(0, b * each if used is None else used, visit, jax.lax.complex(*nobody))
+    return jnp.imag(best).astype(jnp.int32).reshape(b, each, size)
 
 
 _assign_blocks = wide_jit()(assign_blocks)
@@ -115,12 +130,9 @@ def block_size(problems: int, n: int) -> int:
     return max(1, min(n, max(SMALLEST_BLOCK, budget // problems)))
 
 
-def shape_of_pieces(n: int) -> tuple[int, int]:
-    """(blocks of a piece, points of a block) of n points that the host hands out; a handful of different ones."""
-    if jax.default_backend() != "cpu":
-        return ACCELERATOR_BLOCKS, ACCELERATOR_BLOCK
-    room = max(SMALLEST_BLOCK, 1 << (n - 1).bit_length())
-    return min(max(room // BLOCK, 1), BLOCKS), min(room, BLOCK)
+def shape_of_pieces() -> tuple[int, int]:
+    """(blocks, points of a block) of the pieces that the host hands out."""
+    return (BLOCKS, BLOCK) if jax.default_backend() == "cpu" else (ACCELERATOR_BLOCKS, ACCELERATOR_BLOCK)
 
 
 def in_blocks(x: np.ndarray, blocks: int, size: int) -> np.ndarray:

@@ -43,7 +43,8 @@ class Wide(Generic[P, R]):
         self.outer: Any = jax.jit(function, compiler_options=WIDTH, **settings)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return (self.outer if on_host(*jax.tree.leaves((args, kwargs))) else self.inner)(*args, **kwargs)
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        return (self.inner if traced or jax.default_backend() != "cpu" else self.outer)(*args, **kwargs)
 
 
 def wide_jit(**settings: Any) -> Callable[[Callable[P, R]], Wide[P, R]]:

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from quantree.clustering import checks
 from quantree.clustering.annealing import RELAXATIONS, Relaxation
 from quantree.clustering.host import solve_by_pieces, solve_in_threads, solve_on
-from quantree.clustering.problem import Limits, Problem, Settings, mesh_of, solve
+from quantree.clustering.meshes import mesh_of
+from quantree.clustering.problem import Limits, Problem, Settings, solve
 from quantree.clustering.result import KMeans
 from quantree.clustering.starts import DETERMINISTIC, STARTS, Start
 from quantree.clustering.threads import on_host
