@@ -95,14 +95,14 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
     pinned = problem.pinned / unit[:, None, None]
     initial = None if problem.initial is None else problem.initial / unit[:, None, None]
     iterate = functools.partial(_iterate, pinned=pinned.shape[1], most=settings.most)
+    axis = None if mesh is None else tuple(mesh.axis_names)
+    split = PartitionSpec(None, axis)
     if mesh is not None:
-        axis = tuple(mesh.axis_names)
-        split, whole = PartitionSpec(None, axis), WHOLE
         iterate = jax.shard_map(
             functools.partial(iterate, axis=axis),
             mesh=mesh,
-            in_specs=(split, split, whole, whole, whole),
-            out_specs=State(whole, split, whole, whole, whole, whole, whole),  # pyright: ignore[reportArgumentType]
+            in_specs=(split, split, WHOLE, WHOLE, WHOLE),
+            out_specs=State(WHOLE, split, WHOLE, WHOLE, WHOLE, WHOLE, WHOLE),  # pyright: ignore[reportArgumentType]
             check_vma=False,
         )
 
@@ -139,7 +139,7 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
         return found
     # Every process of several can then read all of it, but for the codes of others.
     whole = jax.lax.with_sharding_constraint(found._replace(codes=None), NamedSharding(mesh, WHOLE))
-    return whole._replace(codes=jax.lax.with_sharding_constraint(codes, NamedSharding(mesh, PartitionSpec(None, axis))))
+    return whole._replace(codes=jax.lax.with_sharding_constraint(codes, NamedSharding(mesh, split)))
 
 
 def _iterate(

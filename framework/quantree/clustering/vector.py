@@ -50,6 +50,11 @@ def kmeans(
     iterations: the most that are done; 0 only assigns to the start.
     tolerance: ends when an iteration lowers the inertia by no more than this share of it.
     restarts: independent starts, of which the one with the least inertia is kept; for random starts only.
+    mesh: devices over which the points are split, over all its axes; by default those that x is spread over already.
+        Then the codes stay with their points if n is a multiple of the devices; else, as all other results, they are
+        whole on every device, and zeros fill x up. Of several processes each gives the same arrays, or parts of arrays
+        that are spread over all. Sums of clusters are what devices tell each other in an iteration; random starts
+        gather a number per point, k-means++ also its sample.
 
     A centroid that loses all points is moved to a far one, at most once per iteration (`repaired` counts it). A problem
     without any point of weight gives zeros. Memory beyond x and the result: two copies of x, 16 bytes per point, and
