@@ -12,7 +12,9 @@ import jax
 if __name__ == "__main__" and len(sys.argv) > 2:
     # Before quantree is imported, which computes something and so settles which devices there are.
     port, process, processes = map(int, sys.argv[2:])
-    jax.distributed.initialize(f"localhost:{port}", processes, process, initialization_timeout=60)
+    jax.distributed.initialize(
+        f"localhost:{port}", processes, process, initialization_timeout=60, shutdown_timeout_seconds=30
+    )
 
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +73,10 @@ def main(folder: Path) -> None:
     if not alone:
         try:
             place(jnp.full((2,), jax.process_index()), automatic(mesh), WHOLE)
-            assert jax.process_index() == 0
         except LeafError:
-            assert jax.process_index() > 0
+            pass
+        else:
+            raise AssertionError("nobody saw that the processes differ")
     x = everywhere(X[:1000], mesh)
     np.testing.assert_array_equal(whole(assign(x, X[:K])), assign(X[:1000], X[:K]))
     for bad in (np.full_like(X[:1000], np.nan), X[:1000]):

@@ -26,8 +26,8 @@ def automatic(mesh: Mesh) -> Mesh:
 def place(array: jax.Array, mesh: Mesh, split: PartitionSpec) -> jax.Array:
     """`array` split over an automatic mesh; it isn't copied where it lies there already.
 
-    Of several processes each gives all of it, or an array that is spread over them. `LeafError` in those where an array
-    that all must know is not that of the first.
+    Of several processes each gives all of it, or an array that is spread over them. `LeafError` in all of them where
+    they differ in an array that each must know whole.
     """
     sharding = NamedSharding(mesh, split)
     if isinstance(array, Tracer) or sharding.is_fully_addressable or not array.is_fully_addressable:
