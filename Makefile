@@ -30,7 +30,7 @@ check: .venv/has-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: .venv/has-test
+bench: .venv/has-bench
 	@for module in $(BENCHMARKS); do echo "== $$module"; $(BIN)/python -m $$module || exit 1; done
 
 .venv/has-%: pyproject.toml constraints.txt

@@ -18,14 +18,12 @@ from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import command, peers
 from experiments.benchmarks.case import Case, Work
 from experiments.benchmarks.clustering import ITERATIONS, inertia, lloyd_work, points
 from quantree import clustering
-from quantree.quantizers.base import bucket
 
 BLOCKS = (3, 4, 6, 3)  # residual blocks of each stage
 MEMORY_LIMIT = 2_000_000_000  # bytes
@@ -75,17 +73,7 @@ def ours(smoke: bool, cache: str | None) -> tuple[float, float]:
     started = time.perf_counter()
     found = []
     for x, start in problems:
-        # As `quantree.quantizers.kmeans` does it: few shapes, so that few programs are compiled.
-        room = bucket(len(x)) - len(x)
-        fit = clustering.kmeans(
-            jnp.pad(x, ((0, room), (0, 0))),
-            len(start),
-            key=key,
-            mask=jnp.arange(len(x) + room) < len(x),
-            initial=start,
-            iterations=ITERATIONS,
-            tolerance=0,
-        )
+        fit = clustering.kmeans(x, len(start), key=key, initial=start, iterations=ITERATIONS, tolerance=0)
         found.append(np.asarray(jax.block_until_ready(fit).centroids))
     seconds = time.perf_counter() - started
     return seconds, _loss(problems, found)

@@ -43,7 +43,7 @@ def streamed(n: int, d: int, k: int, iterations: int) -> Case:
     start, key = np.array(x[:k]), jax.random.key(0)
 
     def ours() -> np.ndarray:
-        from quantree.clustering import kmeans_streamed  # pyright: ignore[reportAttributeAccessIssue]
+        from quantree.clustering import kmeans_streamed
 
         fit = kmeans_streamed(x, k, key=key, initial=start, iterations=iterations)
         return np.asarray(jax.block_until_ready(fit).centroids)

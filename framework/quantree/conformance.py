@@ -31,7 +31,6 @@ from quantree.storage.file import from_bytes, to_bytes
 from quantree.task import Classification, Data
 from quantree.transforms import Prune
 
-KEY = jax.random.key(0)
 Check = Callable[[Any], None]
 _checks: dict[str, dict[str, Check]] = {}
 _REFUSALS = (ConfigError, LeafError, DataError)  # ways to say that a stage can't be used here
@@ -144,7 +143,7 @@ def _quantizes(plugin: Learner | Blocking | Grouping) -> None:
         for stages in ((stage,), (Prune(density=0.5), stage)):
             recipe = Recipe(stages=stages)
             try:
-                compressed = recipe.run(_weights(), key=KEY)
+                compressed = recipe.run(_weights(), key=_key())
             except LeafError:
                 if isinstance(grouping, PerTensor):
                     raise
@@ -153,7 +152,9 @@ def _quantizes(plugin: Learner | Blocking | Grouping) -> None:
                 _decodes(compressed, pruned=len(stages) > 1)
             except _Broken as broken:
                 raise _Broken(with_names + str(broken)) from None
-            _hold(_same(recipe.run(_weights(), key=KEY), compressed), with_names + "the same key gives another model")
+            _hold(
+                _same(recipe.run(_weights(), key=_key()), compressed), with_names + "the same key gives another model"
+            )
     _hold(tried, "no combination with a registered learner, blocking and grouping is possible")
 
 
@@ -218,7 +219,7 @@ def _contract(learner: Learner) -> None:
     for what, blocks, mask in _problems(learner):
         segments, n, d = blocks.shape
         arrays = jnp.asarray(blocks), jnp.asarray(mask)
-        book, codes = learner.learn(*arrays, KEY)
+        book, codes = learner.learn(*arrays, _key())
         table, found = np.asarray(book.table()), np.asarray(codes)
         _hold(table.shape == (segments, book.size, d), f"{what}: a table {table.shape}, not {(segments, book.size, d)}")
         _hold(np.isfinite(table).all(), f"{what}: centroids are NaN or infinite")
@@ -230,7 +231,7 @@ def _contract(learner: Learner) -> None:
         decoded = np.stack([table[s][np.where(mask[s], found[s], 0)] for s in range(segments)]).astype(np.float64)
         error, power = (np.sum(np.square(x[mask])) for x in (decoded - blocks, blocks.astype(np.float64)))
         _hold(error <= power * 1.0001, f"{what}: the squared error {error:.3g} is above that of zeros, {power:.3g}")
-        _hold(_same(learner.learn(*arrays, KEY), (book, codes)), f"{what}: the same key gives something else")
+        _hold(_same(learner.learn(*arrays, _key()), (book, codes)), f"{what}: the same key gives something else")
 
 
 @_promise(Learner.family)
@@ -239,7 +240,7 @@ def _ignores_what_is_pruned(learner: Learner) -> None:
     blocks = np.random.default_rng(2).normal(size=(1, 40, 1)).astype(np.float32)
     mask = np.arange(40)[None] % 2 == 0
     other = np.where(mask[..., None], blocks, np.float32(9.0))
-    tables = [learner.learn(jnp.asarray(x), jnp.asarray(mask), KEY)[0].table() for x in (blocks, other)]
+    tables = [learner.learn(jnp.asarray(x), jnp.asarray(mask), _key())[0].table() for x in (blocks, other)]
     _hold(_same(*tables), "the codebook depends on blocks that the mask leaves out")
 
 
@@ -330,7 +331,7 @@ def _stores(coder: Coder) -> None:
     """A stage may name it: pruned and quantized leaves are stored with it and found again."""
     for blocking in (Scalar(), SubVectors(d=4)):
         stages = (Prune(density=0.5), Quantize(learner=KMeans(k=3), blocking=blocking, coder=coder.name))
-        compressed = Recipe(stages=stages).run(_weights(), key=KEY)
+        compressed = Recipe(stages=stages).run(_weights(), key=_key())
         _hold(_same(from_bytes(to_bytes(compressed)), compressed), "what is loaded is not what was saved")
 
 
@@ -380,7 +381,7 @@ def _runs(stage: Stage) -> None:
     recipe = Recipe(stages=(stage,))
     recipe.check(Model(*jax.eval_shape(lambda: (model.params, model.state))))
     before = jax.tree.map(np.array, (model.params, model.state))
-    one, two = (recipe.run(model, key=KEY, data=data) for _ in range(2))
+    one, two = (recipe.run(model, key=_key(), data=data) for _ in range(2))
     _hold(_same(one, two), "the same key gives another model")
     _hold(_same((model.params, model.state), before), "the model that was given is changed")
     _hold(one.dense_bytes == model.dense_bytes, "`dense_bytes`, the numerator of every ratio, is changed")
@@ -403,8 +404,13 @@ def _keeps_what_was_done_before(stage: Stage) -> None:
     model, data = _network()
     for first in (Prune(density=0.5), Quantize(learner=KMeans(k=4), grouping=WholeNet(), match=("fc1/kernel",))):
         try:
-            Recipe(stages=(first, stage)).run(model, key=KEY, data=data)
+            Recipe(stages=(first, stage)).run(model, key=_key(), data=data)
         except _REFUSALS:
             continue  # other errors are what the recipe says of zeros that are none any more, or faults of the stage
         except QuantreeError as error:
             raise _Broken(f"after {first.name!r}: {error}") from None
+
+
+def _key() -> jax.Array:
+    # Not a constant: the first key starts JAX's devices, and `jax.distributed` must come before that.
+    return jax.random.key(0)

@@ -206,10 +206,6 @@ def test_equal_shapes_compile_once_and_jit_changes_nothing(rng: np.random.Genera
     assert (pieces._measure.outer._cache_size(), problem.solve.outer._cache_size()) == before
     inside = jax.jit(lambda x, key: kmeans(x, 5, key=key, iterations=10))(x, KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, first)
-    with jax.disable_jit():
-        small = kmeans(x[:9], 2, key=KEY, init="linear", iterations=2)
-    same = kmeans(x[:9], 2, key=KEY, init="linear", iterations=2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), small, same)
 
 
 def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
@@ -268,6 +264,7 @@ def test_a_large_problem_in_threads_is_the_same_problem(
         for one, two in zip(found[threads], found[1], strict=True):
             np.testing.assert_array_equal(one, two)
     monkeypatch.setattr(module, "on_host", lambda *arguments: False)
+    monkeypatch.setattr(module, "filled", lambda problem: problem)  # with more points others would be drawn
     alone = kmeans(x, 12, iterations=6, tolerance=0, **settings)
     np.testing.assert_allclose(found[1].centroids, alone.centroids, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found[1].inertia, alone.inertia, rtol=1e-5)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from quantree.clustering.problem import bucket
 from quantree.encodings import Affine
 from quantree.errors import ConfigError
 from quantree.quantizers import EntropyConstrained, EntropyLloyd, KMeans, Learner, Uniform
-from quantree.quantizers.base import LADDER, bucket
+from quantree.quantizers.base import LADDER
 from quantree.schema import validate
 from tests.compilations import compilations
 

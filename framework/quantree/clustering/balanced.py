@@ -82,15 +82,16 @@ def balanced_kmeans(
     errors as in `balanced_assign`. The inertia never rises, because assignment and means are both the best for the
     other. Codes are those of the balanced assignment, not of the nearest centroids. A centroid of capacity 0 stays.
     """
-    for name, value in (("iterations", iterations), ("tolerance", tolerance)):
-        if not value >= 0:
-            raise LeafError(f"{name} is {value!r}; expected at least 0")
+    checks.whole("iterations", iterations, 0)
+    if not tolerance >= 0:
+        raise LeafError(f"tolerance is {tolerance!r}; expected at least 0")
     points, places, real = _checked(x, centroids, mask)
     wanted = _capacities(capacities, len(places), int(real.sum()))
     units = _Units.of(points[real], places)
     here, now = units.x, units.centroids
     codes, prices = _exact(here, now, wanted, _prices(here, now, wanted, np.zeros(len(now)), 0))
     inertia, steps, converged = _cost(here, now, codes), 0, False
+    history = [inertia]
     while steps < iterations and not converged:
         means = _means(here, codes, now)
         # The prices have hardly changed: the coolest rounds are enough.
@@ -100,8 +101,10 @@ def balanced_kmeans(
         converged = inertia - after <= tolerance * inertia
         if after <= inertia:
             codes, now, inertia = new, means, after
+        history.append(inertia)
         steps += 1
     found = _balanced(points, now * units.unit + units.origin, real, codes, wanted, prices)
+    history += [inertia] * (iterations + 1 - len(history))
     return KMeans(
         centroids=jnp.asarray(now * units.unit + units.origin, points.dtype),
         codes=found.codes,
@@ -110,6 +113,7 @@ def balanced_kmeans(
         steps=jnp.asarray(steps, jnp.int32),
         converged=jnp.asarray(converged),
         repaired=jnp.zeros((), jnp.int32),
+        history=jnp.asarray(np.asarray(history) * units.unit**2, points.dtype),
     )
 
 

@@ -10,7 +10,17 @@ from jax.sharding import Mesh
 from quantree.clustering.annealing import noise
 from quantree.clustering.meshes import WHOLE, automatic, place, spread
 from quantree.clustering.pieces import Outcome, kept, lloyd_by_pieces, pieces_of
-from quantree.clustering.problem import Limits, Problem, Settings, begin, keys, noise_key, power_of_two, solve
+from quantree.clustering.problem import (
+    Limits,
+    Problem,
+    Settings,
+    begin,
+    filled,
+    keys,
+    noise_key,
+    power_of_two,
+    solve,
+)
 from quantree.clustering.result import KMeans
 from quantree.clustering.search import BLOCK, BLOCKS
 from quantree.clustering.threads import side_by_side
@@ -65,9 +75,11 @@ def result(found: Outcome, real: np.ndarray | None, unit: float, weight_unit: fl
 def solve_in_threads(problem: Problem, limits: Limits, settings: Settings) -> KMeans:
     """`solve` of a batch on a CPU, in groups of one size that depends on the shape of x alone."""
     b, n = problem.x.shape[:2]
-    size = max(1, BLOCKS * BLOCK // n)
+    problem = filled(problem)
+    size = max(1, BLOCKS * BLOCK // problem.x.shape[1])
     if b <= size:
-        return solve(problem, limits, settings=settings)
+        found = solve(problem, limits, settings=settings)
+        return found._replace(codes=found.codes[:, :n])
     host = jax.tree.map(np.asarray, problem._replace(key=jax.random.key_data(problem.key)))
     kind = jax.random.key_impl(problem.key)
 
@@ -80,7 +92,8 @@ def solve_in_threads(problem: Problem, limits: Limits, settings: Settings) -> KM
 
     with side_by_side() as run:
         groups = list(run(visit, range(0, b, size)))
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:b]), *groups)
+    found: KMeans = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:b]), *groups)
+    return found._replace(codes=found.codes[:, :n])
 
 
 def solve_on(mesh: Mesh, problem: Problem, limits: Limits, settings: Settings) -> KMeans:

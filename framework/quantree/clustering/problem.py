@@ -54,6 +54,30 @@ def solve(problem: Problem, limits: Limits, *, settings: Settings, mesh: Mesh | 
     return _solve(problem, limits, settings, mesh)
 
 
+def filled(problem: Problem) -> Problem:
+    """The same with masked points, up to the next of a few sizes: fewer programs to compile."""
+    axis, n = problem.x.ndim - 2, problem.x.shape[-2]
+    room = bucket(n) - n
+    if not room:
+        return problem
+    real = jnp.ones(problem.x.shape[:-1], bool) if problem.real is None else problem.real
+    x, weights, real = (
+        None if array is None else jnp.pad(array, [(0, room if i == axis else 0) for i in range(array.ndim)])
+        for array in (problem.x, problem.weights, real)
+    )
+    assert x is not None
+    return problem._replace(x=x, weights=weights, real=real)
+
+
+def bucket(n: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again as n.
+
+    Problems that are filled up to such sizes need a handful of compiled programs, not one each.
+    """
+    power = 1 << max(0, (n - 1).bit_length())
+    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
+
+
 def begin(
     key: jax.Array, x: jax.Array, weights: jax.Array, pinned: jax.Array, initial: jax.Array | None, settings: Settings
 ) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
@@ -11,7 +12,7 @@ from quantree.clustering import checks
 from quantree.clustering.annealing import RELAXATIONS, Relaxation
 from quantree.clustering.host import solve_by_pieces, solve_in_threads, solve_on
 from quantree.clustering.meshes import mesh_of
-from quantree.clustering.problem import Limits, Problem, Settings, solve
+from quantree.clustering.problem import Limits, Problem, Settings, filled, solve
 from quantree.clustering.result import KMeans
 from quantree.clustering.starts import DETERMINISTIC, STARTS, Start
 from quantree.clustering.threads import on_host
@@ -141,8 +142,11 @@ def _run(
         found = solve_on(mesh, problem, limits, settings)
     elif on_host(*problem):
         found = (solve_by_pieces if x.ndim == 2 else solve_in_threads)(problem, limits, settings)
-    else:
+    elif isinstance(x, Tracer):
         found = solve(problem, limits, settings=settings)
+    else:
+        found = solve(filled(problem), limits, settings=settings)
+        found = found._replace(codes=found.codes[..., : x.shape[-2]])
     return found._replace(history=found.history[..., : int(iterations) + 1])
 
 

@@ -1,5 +1,6 @@
 """Weights -> encodings: grouping x blocking x learner."""
 
+from quantree.quantizers.annealed import Annealed
 from quantree.quantizers.base import Grouping, Learner
 from quantree.quantizers.budget import Budget
 from quantree.quantizers.entropy import EntropyConstrained, EntropyLloyd
@@ -10,6 +11,7 @@ from quantree.quantizers.quantize import Quantize
 from quantree.quantizers.uniform import Uniform
 
 __all__ = [
+    "Annealed",
     "Budget",
     "EntropyConstrained",
     "EntropyLloyd",

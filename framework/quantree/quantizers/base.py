@@ -56,12 +56,3 @@ class Learner(Plugin, family="learner"):
             except pydantic.ValidationError:
                 continue
         return tuple(found)
-
-
-def bucket(n: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again as n.
-
-    Leaves that are filled up to such sizes need a handful of compiled programs, not one each.
-    """
-    power = 1 << max(0, (n - 1).bit_length())
-    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power

@@ -1,6 +1,7 @@
 """k-means as a learner: free centroids that minimise the squared error."""
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from quantree import clustering
 from quantree.encodings import Codebook, Table
-from quantree.quantizers.base import Learner, bucket
+from quantree.quantizers.base import Learner
 from quantree.registry import register
 
 
@@ -22,10 +23,11 @@ class KMeans(Learner):
     example: ClassVar = {"k": 3}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
-    init: Literal["best", "k-means++", "random", "linear", "density"] = Field(
+    init: Literal["best", "k-means++", "k-means||", "random", "linear", "density"] = Field(
         default="best",
-        description="start: 'best' is the optimum on a histogram for scalars, k-means++ for vectors; 'linear' spaces "
-        "centroids evenly between the extremes and 'density' by the distribution function (Han et al. 2016)",
+        description="start: 'best' is the optimum on a histogram for scalars, k-means++ for vectors; 'k-means||' is "
+        "its parallel form, for large k; 'linear' spaces centroids evenly between the extremes and 'density' by the "
+        "distribution function (Han et al. 2016)",
     )
     iterations: int = Field(default=50, ge=1, description="most Lloyd iterations")
     tolerance: float = Field(
@@ -47,16 +49,25 @@ class KMeans(Learner):
         if segments == 1 and d == 1 and self.init == "best":
             found = clustering.kmeans_1d(blocks.reshape(n), self.k, mask=mask.reshape(n))
             return Table(jnp.asarray(found.centroids).reshape(1, -1, 1)), jnp.asarray(found.codes).reshape(1, n)
-        # Sizes are rounded up so that the leaves of a network need a handful of compiled programs, not one each.
-        room = bucket(n) - n
-        result = clustering.kmeans(
-            jnp.pad(blocks, ((0, 0), (0, room), (0, 0))),
+        return tables(
+            clustering.kmeans,
+            blocks,
             self.k,
             key=key,
-            mask=jnp.pad(mask, ((0, 0), (0, room))),
+            mask=mask,
             init="k-means++" if self.init == "best" else self.init,
             iterations=self.iterations,
             tolerance=self.tolerance,
             restarts=self.restarts,
         )
-        return Table(result.centroids), result.codes[:, :n]
+
+
+def tables(
+    cluster: Callable[..., clustering.KMeans], blocks: jax.Array, k: int, *, mask: jax.Array, **settings: Any
+) -> tuple[Codebook, jax.Array]:
+    """What a learner gives, by a clustering of its segments; one segment is one problem, not a batch."""
+    if blocks.shape[0] > 1:
+        found = cluster(blocks, k, mask=mask, **settings)
+        return Table(found.centroids), found.codes
+    found = cluster(blocks[0], k, mask=mask[0], **settings)
+    return Table(found.centroids[None]), found.codes[None]

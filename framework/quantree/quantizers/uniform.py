@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
+from quantree.clustering.problem import bucket
 from quantree.encodings import Affine, Codebook
-from quantree.quantizers.base import LADDER, Learner, bucket
+from quantree.quantizers.base import LADDER, Learner
 from quantree.registry import register
 
 _CLIPS = 64

@@ -3,11 +3,9 @@
 import math
 
 import numpy as np
-import pytest
 
 from experiments.benchmarks.case import compare
 from experiments.benchmarks.streaming import points_in_file, streamed
-from quantree import clustering
 
 
 def test_points_are_drawn_to_the_end():
@@ -17,7 +15,6 @@ def test_points_are_drawn_to_the_end():
         assert abs(part.mean()) < 0.2 and abs(part.std() - 1) < 0.2
 
 
-@pytest.mark.skipif(not hasattr(clustering, "kmeans_streamed"), reason="no kmeans_streamed yet")
 def test_it_runs():
     row = compare(streamed(20_000, 8, 64, 1), rounds=1)
     assert math.isfinite(row.loss) and row.loss > 0
