@@ -208,6 +208,15 @@ def test_equal_shapes_compile_once_and_jit_changes_nothing(rng: np.random.Genera
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, first)
 
 
+def test_the_layers_of_a_network_share_their_programs(rng: np.random.Generator) -> None:
+    before = pieces._measure.outer._cache_size()
+    for n in (64, 700, 2048, 2049, 5000, 40_000):  # layers of many sizes, blocks of two
+        for d, k in ((4, 16), (9, 16)):
+            x = rng.normal(size=(n, d)).astype(np.float32)
+            kmeans(x, k, key=KEY, initial=x[:k], iterations=1)
+    assert pieces._measure.outer._cache_size() == before + 2
+
+
 def test_half_precision_is_computed_in_single(rng: np.random.Generator) -> None:
     x = jnp.asarray(rng.normal(size=(300, 2)), jnp.bfloat16)
     half, single = kmeans(x, 4, key=KEY), kmeans(x.astype(jnp.float32), 4, key=KEY)
