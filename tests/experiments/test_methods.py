@@ -39,7 +39,7 @@ def test_everything_that_a_config_may_name_is_listed_with_every_setting(capsys: 
     kmeans = {setting["name"]: setting for setting in found["learner", "kmeans"]["settings"]}
     assert kmeans["restarts"]["default"] == "1" and kmeans["k"]["default"] == "required"
     assert kmeans["init"]["default"] == "best"
-    assert kmeans["init"]["about"].endswith("(best | k-means++ | random | linear | density)")
+    assert kmeans["init"]["about"].endswith("(best | k-means++ | k-means|| | random | linear | density)")
     assert "60,000 train, 10,000 test" in found["dataset", "mnist"]["about"]
     assert found["stage", "uniform"]["about"] == "Rounding to k evenly spaced levels"
 
