@@ -33,6 +33,14 @@ def test_is_exact_far_from_the_origin_and_at_any_scale(rng: np.random.Generator)
         np.testing.assert_array_equal(codes, wanted)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e4, 1e5, 1e6])
+def test_an_outlier_among_the_centroids_blurs_nothing(rng: np.random.Generator, far: float) -> None:
+    x = rng.normal(size=(3000, 2)).astype(np.float32)
+    centroids = np.concatenate([rng.normal(size=(7, 2)), [[far, far]]]).astype(np.float32)
+    exact = np.sum((x[:, None].astype(np.float64) - centroids) ** 2, axis=2).argmin(axis=1)
+    assert np.mean(assign(x, centroids) == exact) > 0.999
+
+
 @pytest.mark.parametrize("k", [2, 5, 16, 17, 40, 300])
 def test_ties_go_to_the_lowest_index(rng: np.random.Generator, k: int) -> None:
     x = rng.normal(size=(37, 3)).astype(np.float32)

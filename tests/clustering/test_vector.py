@@ -252,11 +252,36 @@ def test_wrong_arguments_are_told() -> None:
         (r"expected \[.., 1, 2\]", x, 2, {"pinned": np.zeros((1, 2)), "initial": x[:2]}),
         ("did you mean 'k-means\\+\\+'", x, 2, {"init": "kmeans++"}),
         ("restarts is 2", x, 2, {"init": "linear", "restarts": 2}),
+        ("tolerance is nan", x, 2, {"tolerance": np.nan}),
+        ("iterations is 1.5", x, 2, {"iterations": 1.5}),
+        ("rows differ in length", [[1, 2], [3]], 2, {}),
+        ("array of <U1", [["a"]], 2, {}),
+        ("key is 3; expected one", x, 2, {"key": 3}),
+        ("key is an array of shape \\(2,\\)", x, 2, {"key": jax.random.split(KEY, 2)}),
         ("complex64", x * np.complex64(1j), 2, {}),
     ]
     for message, points, k, options in cases:
         with pytest.raises(LeafError, match=message):
-            kmeans(points, k, key=KEY, **options)
+            kmeans(points, k, **{"key": KEY, **options})
+
+
+def test_an_outlier_costs_one_centroid_and_no_more(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(3000, 2)).astype(np.float32)
+    for far in (1e3, 1e6):
+        with_outlier = np.concatenate([x, [[far, far]]]).astype(np.float32)
+        start = np.concatenate([x[:7], with_outlier[-1:]])
+        found, alone = kmeans(with_outlier, 8, key=KEY, initial=start), kmeans(x, 7, key=KEY, initial=x[:7])
+        np.testing.assert_allclose(found.inertia, alone.inertia, rtol=1e-3)
+        assert np.all(np.diff(found.history) <= 1e-5 * found.inertia) and found.repaired == 0
+
+
+def test_large_integers_and_far_pinned_centroids(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(300, 3)).astype(np.float32)
+    far = kmeans((x * 1e6).astype(np.int64) + 2**40, 4, key=KEY)
+    assert np.all(np.abs(far.centroids - 2.0**40) < 1e8)
+    for scale in (1e-30, 1e-20):
+        result = kmeans(x * np.float32(scale), 4, key=KEY, pinned=np.full((1, 3), 1e15))
+        assert np.all(np.isfinite(result.centroids)) and np.isfinite(result.inertia)
 
 
 def test_a_large_problem_in_threads_is_the_same_problem(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
 from quantree.clustering import checks
+from quantree.clustering.problem import power_of_two
 from quantree.clustering.search import BLOCK, SMALLEST_BLOCK
 from quantree.clustering.vector import kmeans
 from quantree.errors import LeafError
@@ -54,11 +55,11 @@ def residual(
 
     weights, mask, iterations, tolerance, memory and errors as in `kmeans`.
     """
-    points, importance, real = _checked(x, m, weights, mask)
+    points, importance, real, unit = _checked(x, m, weights, mask)
     settings = {"weights": importance, "mask": real, "iterations": iterations, "tolerance": tolerance}
     found = _residual(points, k, m, key, settings)
-    inertia = _inertia(points, importance, *found)
-    return Additive(*found, inertia, inertia[None])
+    inertia = _inertia(points, importance, *found) * unit**2
+    return Additive(found[0] * unit, found[1], inertia, inertia[None])
 
 
 def additive(
@@ -90,7 +91,7 @@ def additive(
     numbers for the least squares, 4 beam k bytes for each point of a block, and that of `kmeans`.
     `LeafError` as in `kmeans`, and for m, rounds or beam out of range.
     """
-    points, importance, real = _checked(x, m, weights, mask)
+    points, importance, real, unit = _checked(x, m, weights, mask)
     for name, value, least in (("rounds", rounds, 0), ("beam", beam, 1)):
         _whole(name, value, least)
     whole = points.shape[1] % m == 0
@@ -117,11 +118,13 @@ def additive(
         if settled:
             break
     history += [history[-1]] * (rounds + 1 - len(history))
-    return Additive(best[0], jnp.where(real[:, None], best[1], 0), history[-1], jnp.stack(history))
+    codes, losses = jnp.where(real[:, None], best[1], 0), jnp.stack(history) * unit**2
+    return Additive(best[0] * unit, codes, losses[-1], losses)
 
 
-def _checked(x: ArrayLike, m: int, weights: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Points with zeros for those that are masked, their importance, and which are real."""
+def _checked(x: ArrayLike, m: int, weights: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Points with zeros for those that are masked, in units of the last; their importance; which are real; the unit."""
+    checks.concrete("x", x)
     points = checks.points("x", x)
     if points.ndim != 2:
         raise LeafError(f"x has shape {points.shape}; expected [n, d]")
@@ -130,7 +133,9 @@ def _checked(x: ArrayLike, m: int, weights: Any, mask: Any) -> tuple[jax.Array, 
     weight = jnp.ones(points.shape[:1]) if weights is None else checks.per_point("weights", weights, points)
     checks.finite(real, x=points)
     checks.importances(weight)
-    return jnp.where(real[:, None], points, 0), jnp.where(real, weight, 0).astype(points.dtype), real
+    points = jnp.where(real[:, None], points, 0)
+    unit = power_of_two(jnp.max(jnp.abs(points)))
+    return points / unit, jnp.where(real, weight, 0).astype(points.dtype), real, unit
 
 
 def _whole(name: str, value: Any, least: int) -> None:

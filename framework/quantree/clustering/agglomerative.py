@@ -11,6 +11,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from quantree.clustering import checks
+from quantree.clustering.problem import power_of_two
 from quantree.errors import LeafError
 
 ROWS = 256  # whose distances to all points are computed at once
@@ -45,6 +46,7 @@ def agglomerate(
     n^2. It runs on the host, so arguments must be concrete.
     `LeafError` for wrong shapes and settings, and for NaN or infinity.
     """
+    checks.concrete("x", x)
     points = checks.points("x", x)
     if points.ndim != 2:
         raise LeafError(f"x has shape {points.shape}; expected [n, d]")
@@ -60,15 +62,21 @@ def agglomerate(
             raise LeafError(f"k is {k}, but there are {n} points")
     elif not (distance is not None and 0 <= distance < np.inf):
         raise LeafError(f"distance is {distance!r}; expected at least 0, and finite")
+    # In units in which no square under- or overflows.
+    unit = power_of_two(jnp.max(jnp.abs(points)))
     host = np.asarray(points)
-    merges = hierarchy.linkage(_distances(points, host), method) if n > 1 else np.zeros((0, 4))
+    merges = np.zeros((0, 4))
+    if n > 1:
+        merges = hierarchy.linkage(_distances(points / unit, host / np.asarray(unit)), method)
+        merges[:, 2] *= float(unit)
     done = int(np.count_nonzero(merges[:, 2] <= distance)) if distance is not None else n - (k or 0)
     codes = _cut(merges[:done], n)
     counts = np.bincount(codes)
     sums = np.zeros((counts.size, host.shape[1]))
     np.add.at(sums, codes, host.astype(np.float64))
     means = (sums / counts[:, None]).astype(host.dtype)
-    inertia = np.sum((host - means[codes]) ** 2, dtype=np.float64).astype(host.dtype)
+    with np.errstate(over="ignore"):
+        inertia = np.sum((host.astype(np.float64) - means[codes]) ** 2).astype(host.dtype)
     return Agglomeration(
         jnp.asarray(means), jnp.asarray(codes), jnp.asarray(counts, jnp.int32), jnp.asarray(inertia), merges
     )

@@ -119,6 +119,7 @@ def balanced_kmeans(
 
 def _checked(x: ArrayLike, centroids: ArrayLike, mask: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, centroids and which points are real, on the host."""
+    checks.concrete("x", x)
     points, places = checks.points("x", x), checks.points("centroids", centroids)
     if points.ndim != 2 or places.ndim != 2 or points.shape[1] != places.shape[1]:
         raise LeafError(f"x has shape {points.shape}, centroids {places.shape}; expected [n, d] and [k, d]")

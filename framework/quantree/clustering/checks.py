@@ -21,7 +21,7 @@ def points(name: str, value: Any) -> jax.Array:
 
 def compact(name: str, value: Any) -> jax.Array:
     """As `points`, but bfloat16 stays what it is: it takes half the room and scales like float32."""
-    array = jnp.asarray(value)
+    array = numbers(name, value)
     array = array if array.dtype == jnp.bfloat16 else floating(name, array)
     if array.ndim not in (2, 3):
         raise LeafError(f"{name} has shape {array.shape}; expected [n, d], or [b, n, d] for b independent problems")
@@ -30,9 +30,25 @@ def compact(name: str, value: Any) -> jax.Array:
     return array
 
 
+def numbers(name: str, value: Any) -> jax.Array:
+    """`value` as an array; integers as float32, whatever their width. `LeafError` if it is not an array of numbers."""
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise LeafError(f"{name} is not an array: its rows differ in length") from None
+    if array.dtype.kind in "iu":  # JAX would cut off what 32 bits can't hold
+        array = array.astype(np.float32)
+    try:
+        return jnp.asarray(array)
+    except TypeError:
+        raise LeafError(f"{name} is an array of {array.dtype}; expected numbers") from None
+
+
 def floating(name: str, value: Any) -> jax.Array:
     """`value` as an array of float32, or float64 if it is that already; `LeafError` for complex numbers."""
-    array = jnp.asarray(value)
+    array = numbers(name, value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise LeafError(f"{name} is {array.dtype}; expected real numbers")
     return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
@@ -40,7 +56,7 @@ def floating(name: str, value: Any) -> jax.Array:
 
 def per_point(name: str, value: Any, x: jax.Array) -> jax.Array:
     """`value` broadcast to one entry per point of x; `LeafError` if it has neither shape [n] nor [b, n]."""
-    array = jnp.asarray(value)
+    array = numbers(name, value)
     if array.shape not in (x.shape[:-1], x.shape[-2:-1]):
         raise LeafError(f"{name} has shape {array.shape}; expected one entry per point, {x.shape[:-1]}")
     return array if array.shape == x.shape[:-1] else jnp.broadcast_to(array, x.shape[:-1])
@@ -50,6 +66,27 @@ def whole(name: str, value: Any, least: int) -> None:
     """`LeafError` unless `value` is a whole number, at least `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise LeafError(f"{name} is {value!r}; expected a whole number, at least {least}")
+
+
+def share(name: str, value: Any) -> None:
+    """`LeafError` unless `value` is a finite number, at least 0. A traced one passes."""
+    if not isinstance(value, Tracer) and not (hasattr(value, "__float__") and 0 <= float(value) < np.inf):
+        raise LeafError(f"{name} is {value!r}; expected a number, at least 0 and finite")
+
+
+def concrete(name: str, value: Any) -> None:
+    """`LeafError` if `value` is traced."""
+    if isinstance(value, Tracer):
+        raise LeafError(f"{name} is traced, but this runs on the host; call it outside of jit, vmap and grad")
+
+
+def random_key(key: Any) -> None:
+    """`LeafError` unless `key` is one random key."""
+    new = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    old = not new and isinstance(key, Array) and key.dtype == jnp.uint32
+    if not ((new and key.ndim == 0) or (old and key.ndim == 1)):
+        what = f"an array of shape {key.shape} and {key.dtype}" if isinstance(key, Array) else repr(key)
+        raise LeafError(f"key is {what}; expected one random key, such as jax.random.key(0); a batch splits it itself")
 
 
 def codebook_size(k: int) -> None:

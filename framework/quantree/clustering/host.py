@@ -35,7 +35,10 @@ def solve_by_pieces(problem: Problem, limits: Limits, settings: Settings) -> KMe
     real = None if problem.real is None else np.asarray(problem.real)
     if real is not None:
         x, weights = np.where(real[:, None], x, np.zeros((), x.dtype)), np.where(real, weights, np.zeros((), width))
-    unit, weight_unit = (float(power_of_two(jnp.asarray(_largest(each), width))) for each in (x, weights))
+    given = [np.asarray(each) for each in (x, problem.pinned, problem.initial) if each is not None and len(each)]
+    unit, weight_unit = (
+        float(power_of_two(jnp.asarray(each, width))) for each in (max(map(_largest, given)), _largest(weights))
+    )
     scaled, heavy = x / x.dtype.type(unit), weights / width.type(weight_unit)
     pieces = kept(pieces_of(len(x), lambda rows: (scaled[rows], heavy[rows])))
     initial = None if problem.initial is None else problem.initial / width.type(unit)

@@ -120,6 +120,7 @@ def scalars(x: Any, weights: Any, mask: Any) -> Scalars:
     """Checked arguments of a caller; `LeafError` if x is empty or not 1-D, for NaN, infinity, negative weights, and for
     values whose squares float64 can't hold or that the dtype of the result can't.
     """
+    checks.concrete("x", x)
     values = np.asarray(x)
     if values.ndim != 1 or values.size == 0:
         raise LeafError(f"x has shape {values.shape}; expected [n] with at least one value")

@@ -113,7 +113,9 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
     real = jnp.ones(x.shape[:2], bool) if problem.real is None else problem.real
     weights = jnp.where(real, jnp.ones(x.shape[:2], width) if problem.weights is None else problem.weights, 0)
     x = x if problem.real is None else jax.vmap(fill)(x, real)
-    unit = jax.vmap(power_of_two)(jnp.max(jnp.abs(x), axis=(1, 2)).astype(width))
+    given = [each for each in (x, problem.pinned, problem.initial) if each is not None and each.shape[1]]
+    largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(each), axis=(1, 2)).astype(width) for each in given))
+    unit = jax.vmap(power_of_two)(largest)
     weight_unit = jax.vmap(power_of_two)(jnp.max(weights, axis=1))
     x, weights = x / unit[:, None, None].astype(x.dtype), weights / weight_unit[:, None]
     pinned = problem.pinned / unit[:, None, None]

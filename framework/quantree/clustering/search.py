@@ -26,6 +26,7 @@ WIDEST = 32  # dimensions up to which a tile is one loop
 BLOCK = 2048  # points of all problems together, per step; they stay in the cache of a core
 ACCELERATOR_BLOCK = 65536  # the same on GPU and TPU, where a step must be large to be worth its launch
 SMALLEST_BLOCK = 64
+MIDDLES = 4  # means on the way to where most centroids are
 BLOCKS = 8  # that a thread takes at once
 ACCELERATOR_BLOCKS = 16
 
@@ -152,19 +153,33 @@ def to_blocks(x: jax.Array, size: int) -> jax.Array:
 def score_table(centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Centroids as (origin [d], rows [tiles, tile, d + 1]): `rows @ [x - origin, 1]` sorts them by distance from x.
 
-    The origin is the mean of the centroids: far from zero, |c|^2 - 2 c.x would lose all its digits to cancellation. One
+    The origin lies among the centroids: far from zero, |c|^2 - 2 c.x would lose all its digits to cancellation. One
     factor of each product is scaled to at most 1, so that nothing under- or overflows.
     """
     k, d = centroids.shape
     most = _tile(d)
     tiles = -(-k // most)
     tile = -(-k // tiles)
-    origin = jnp.mean(centroids, axis=0)
+    origin = _middle(centroids)
     centred = centroids - origin[None, :]
     unit = centred / jnp.maximum(jnp.max(jnp.abs(centred)), jnp.finfo(centroids.dtype).tiny)
     rows = jnp.concatenate([-2 * unit, jnp.sum(unit * centred, axis=1, keepdims=True)], axis=1)
     never = jnp.zeros((tiles * tile - k, d + 1), rows.dtype).at[:, -1].set(jnp.inf)
     return origin, jnp.concatenate([rows, never]).reshape(tiles, tile, d + 1)
+
+
+def _middle(centroids: jax.Array) -> jax.Array:
+    """Where most centroids are, [d]: their mean, then means by the inverse squared distance from the last one, so that
+    a few far ones don't pull it away from the others.
+    """
+    scale = jnp.maximum(jnp.max(jnp.abs(centroids)), jnp.finfo(centroids.dtype).tiny)
+    near = centroids / scale
+    middle = jnp.mean(near, axis=0)
+    for _ in range(MIDDLES):
+        squares = jnp.sum((near - middle[None, :]) ** 2, axis=1)
+        shares = 1 / (squares + jnp.min(squares) + jnp.finfo(near.dtype).tiny)
+        middle = (shares / jnp.sum(shares)) @ near
+    return middle * scale
 
 
 def _tile(d: int) -> int:

@@ -60,6 +60,8 @@ def kmeans_streamed(
     `LeafError` if shapes or k don't fit, for NaN, infinity and negative weights, and inside `jax.jit`.
     """
     checks.whole("iterations", iterations, 0)
+    checks.share("tolerance", tolerance)
+    checks.random_key(key)
     data, start, fixed = _begin(x, k, key, weights, init, initial, pinned)
     found = lloyd_by_pieces(data.pieces(), start, fixed, int(iterations), float(tolerance))
     return result(found, None, data.unit, data.weight_unit, Settings(int(k), init, 1, None, int(iterations)))

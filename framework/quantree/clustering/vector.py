@@ -44,9 +44,9 @@ def kmeans(
     weights: importance of each point, at least 0, [n] or [b, n]. Without weight a point gets a code and moves nothing.
     mask: [n] or [b, n], False for points that take no part (code 0); they may hold anything, NaN too.
     pinned: centroids that stay where they are, such as an exact zero: [p, d] or [b, p, d]. Their codes are 0 to p - 1.
-    init: how the k - p free centroids start: "k-means++" (greedy), "random" (points), "linear" (equal steps from least
-        to greatest, per dimension), "density" (equal steps of the distribution function, for d > 1 along the first
-        principal direction).
+    init: how the k - p free centroids start: "k-means++" (greedy), "k-means||" (its parallel form, for large k),
+        "random" (points), "linear" (equal steps from least to greatest, per dimension), "density" (equal steps of the
+        distribution function, for d > 1 along the first principal direction).
     initial: their starting values, [k - p, d] or [b, k - p, d], instead of `init`.
     iterations: the most that are done; 0 only assigns to the start.
     tolerance: ends when an iteration lowers the inertia by no more than this share of it.
@@ -117,6 +117,8 @@ def _run(
     checks.codebook_size(k)
     checks.whole("iterations", iterations, 0)
     checks.whole("restarts", restarts, 1)
+    checks.share("tolerance", tolerance)
+    checks.random_key(key)
     x = checks.compact("x", x)
     width = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     real = None if mask is None else checks.per_point("mask", mask, x).astype(bool)
