@@ -18,6 +18,7 @@ CELLS = 256  # least number of grid cells
 CELLS_PER_CENTROID = 8  # with fewer, the grid is made finer
 NEARBY = 0.25  # of the way to the next boundary: the grid is that fine
 OCTAVES = 24  # by which slopes are searched below the variance: down to 1 / 4096 of the deviation
+DEEPEST = -4 * OCTAVES
 HALVINGS = 16
 ROWS = 64  # of the table of gains that exist at once; its columns are the cells
 
@@ -127,16 +128,21 @@ def _within(bits: float, ordered: Sorted, edges: np.ndarray, overhead: float) ->
     # At a slope of the variance one centroid is best, or nearly.
     best = np.asarray([0, n])
     variance = max(ordered.inertia(best, ordered.means(best, np.zeros(1))) / n, np.finfo(np.float64).tiny)
-    low, high = -OCTAVES, 4.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        bounds = _cluster(ordered, edges, variance * 2.0**middle, overhead)
-        counts = np.diff(bounds)
-        if counts @ np.log2(n / counts) <= bits * n:
-            high, best = middle, bounds
-        else:
-            low = middle
-    return best
+    low, high = float(-OCTAVES), 4.0
+    while True:
+        floor = low
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            bounds = _cluster(ordered, edges, variance * 2.0**middle, overhead)
+            counts = np.diff(bounds)
+            if counts @ np.log2(n / counts) <= bits * n:
+                high, best = middle, bounds
+            else:
+                low = middle
+        # Few clusters although all slopes kept to it: outliers make the variance, and the rest wants smaller slopes.
+        if low > floor or best.size > min(CELLS, edges.size - 1) or floor <= DEEPEST:
+            return best
+        low, high = floor - OCTAVES, floor
 
 
 def _gain(ordered: Sorted, slope: float, overhead: float) -> Gain:
