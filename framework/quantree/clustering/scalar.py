@@ -14,7 +14,7 @@ from quantree.clustering import checks
 from quantree.clustering.intervals import Sorted, distinct, explained, grid, midpoints, refine, scalars, settle
 from quantree.clustering.result import KMeans
 
-CELLS = 256  # least number of grid cells
+CELLS = 512  # least number of grid cells
 CELLS_PER_CENTROID = 4
 ITERATIONS = 200  # of Lloyd, at most; a handful is usual
 
@@ -25,7 +25,7 @@ def kmeans_1d(x: Any, k: int, *, weights: Any = None, mask: Any = None, exact: b
     weights: importance of each value, [n], at least 0. mask: [n], False for values that take no part (code 0).
     exact: the global optimum, by dynamic programming over all distinct values: O(k n log n) time, 4 k n bytes, meant
         for up to some 100 000 values (Gronlund et al., arXiv 1701.07204). Otherwise the optimum over boundaries on a
-        grid of max(256, 4 k) cells, refined, then Lloyd's iterations (`steps`); memory grows with n + 1000 k.
+        grid of max(512, 4 k) cells, refined, then Lloyd's iterations (`steps`); memory grows with n + 1000 k.
 
     With k above the number of distinct values the greatest is repeated, with count 0. Without any value of weight the
     centroids are zeros. It runs on the host, so arguments must be concrete; computed in float64, the result is float32
