@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ def module(name: str) -> Any:
     """The module, with as many threads as ours has, or None."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         return None
-    found = importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a peer is built on is not ours to mend
+        found = importlib.import_module(name)
     if name == "faiss":
         found.omp_set_num_threads(cores())
     return found
