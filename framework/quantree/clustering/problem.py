@@ -128,7 +128,7 @@ def _solve(problem: Problem, limits: Limits, settings: Settings, mesh: Mesh | No
             functools.partial(iterate, axis=axis),
             mesh=mesh,
             in_specs=(split, split, WHOLE, WHOLE, WHOLE),
-            out_specs=State(WHOLE, split, WHOLE, WHOLE, WHOLE, WHOLE, WHOLE),  # pyright: ignore[reportArgumentType]
+            out_specs=State._make([WHOLE, split, *[WHOLE] * 5]),  # codes alone are split
             check_vma=False,
         )
 

@@ -125,7 +125,7 @@ def kmeans_minibatch(
     return whole._replace(converged=jnp.asarray(False))
 
 
-def _begin(x: Any, k: int, key: jax.Array, weights: Any, init: str, initial: Any, pinned: Any) -> _Begun:
+def _begin(x: Any, k: int, key: jax.Array, weights: Any, init: Sampled, initial: Any, pinned: Any) -> _Begun:
     """Checks what a caller gave, and starts."""
     checks.codebook_size(k)
     if init not in SAMPLED:
@@ -138,7 +138,7 @@ def _begin(x: Any, k: int, key: jax.Array, weights: Any, init: str, initial: Any
         raise LeafError(f"{len(fixed)} centroids are pinned, but k is {k}")
     given = None if initial is None else _centroids("initial", initial, free, data)
     points, heavy = _sample(data, free if given is None else 0, key, init)
-    settings: Any = Settings(int(k), init, 1, None, 0)  # pyright: ignore[reportArgumentType]
+    settings = Settings(int(k), init, 1, None, 0)
     return _Begun(data, begin(key, jnp.asarray(points), jnp.asarray(heavy), fixed, given, settings), len(fixed))
 
 
