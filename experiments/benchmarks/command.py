@@ -32,7 +32,7 @@ HEADINGS = (
 NOTES = (
     "Times are medians of alternating runs; compiling is the first run less that. Peak memory is that of ours in a",
     "fresh process, compilation included, data apart. Roofline: the least time that this machine's best matrix product",
-    "or copy allows for the whole job, over ours; skipped distances can take it above 1.",
+    "or copy allows for the whole job, over ours.",
 )
 
 Builders = Callable[[argparse.Namespace], Sequence[Callable[[], Case]]]

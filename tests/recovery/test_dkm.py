@@ -11,20 +11,12 @@ from quantree.encodings import Coded, Compressed, Table
 from quantree.errors import ConfigError, DataError
 from quantree.model import Model
 from quantree.recipe import Recipe
-from quantree.recovery import Training, evaluate, fit
+from quantree.recovery import evaluate, fit
 from quantree.storage.file import from_bytes, to_bytes
 from tests.nets import digits, mlp
 
 KEY = jax.random.key(0)
 DKM = {"kind": "dkm", "k": 3, "epochs": 6, "batch_size": 64, "learning_rate": 0.01}
-
-
-@pytest.fixture(scope="module")
-def baseline() -> Model:
-    model = mlp()
-    training = Training(epochs=8, batch_size=64, learning_rate=0.02)
-    fitted = fit(Compressed.from_model(model), model=model, data=digits(), training=training, seed=0)
-    return Model(fitted.compressed.decode(), {}, model.apply)
 
 
 def run(model: Model, *stages: Any) -> list[Compressed]:

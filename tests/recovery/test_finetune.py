@@ -11,19 +11,11 @@ from quantree.encodings import Coded, Compressed, float_fields
 from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
 from quantree.model import Model
 from quantree.recipe import Recipe
-from quantree.recovery import Training, evaluate, fit
+from quantree.recovery import evaluate
 from tests.nets import digits, mlp
 
 KEY = jax.random.key(0)
 TUNE = {"kind": "finetune", "epochs": 2, "batch_size": 64, "learning_rate": 0.003}
-
-
-@pytest.fixture(scope="module")
-def baseline() -> Model:
-    model = mlp()
-    training = Training(epochs=8, batch_size=64, learning_rate=0.02)
-    fitted = fit(Compressed.from_model(model), model=model, data=digits(), training=training, seed=0)
-    return Model(fitted.compressed.decode(), {}, model.apply)
 
 
 def run(model: Model, *stages: Any, data: Any = None) -> list[Compressed]:

@@ -58,8 +58,8 @@ def kmeans(
         gather a number per point, k-means++ also its sample.
 
     A centroid that loses all points is moved to a far one, at most once per iteration (`repaired` counts it). A problem
-    without any point of weight gives zeros. Memory beyond x and the result: two copies of x, 16 bytes per point, and
-    64 bytes per point of a block; nothing grows with n x k. The starts need room of their own: k-means++ holds
+    without any point of weight gives zeros. Memory beyond x and the result: two copies of x and 32 bytes per point,
+    with restarts 4 more for each; nothing grows with n x k. The starts need room of their own: k-means++ holds
     2 (2 + ln k) min(n, max(8192, 32 k)) distances, the others at most a sort of n numbers.
 
     `LeafError` if shapes or k don't fit, and for NaN, infinity or negative weights in arrays that are not traced.
