@@ -13,8 +13,9 @@ from typing import Any
 import constriction
 import numpy as np
 
-from quantree.coding.base import Coder, Symbols
-from quantree.coding.bits import pack, packed_size, read_varint, unpack, varint, width_of
+from quantree.coding.base import Coder, Symbols, counted
+from quantree.coding.bits import pack, packed_size, unpack, width_of
+from quantree.coding.subset import ALL, read_subset, write_subset
 from quantree.errors import FormatError, LeafError
 from quantree.registry import register
 
@@ -26,7 +27,7 @@ _EXPONENTS = 25  # weights that differ by more than the total can't be told apar
 _ENDING = 20  # bits, on average, by which constriction's last words exceed the information in them
 
 _LONG = 1 << 16  # symbols; in longer streams a byte counts less than the time to renumber them
-_ALL, _BITMAP, _GAPS, _PLAIN = range(4)  # how a table says which symbols occur; _PLAIN: all, and in their own order
+_PLAIN = 3  # beside the kinds of subset: all symbols, and in their own order
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +65,22 @@ class _Model:
 class Ans(Coder):
     """Within a fraction of a percent of the entropy, and a few bytes; alphabets up to 65,536."""
 
-    def table(self, symbols: Symbols) -> bytes:
-        if symbols.alphabet > _LARGEST:
-            raise LeafError(f"ans codes alphabets up to {_LARGEST:,}, not {symbols.alphabet:,}")
-        used = np.flatnonzero(symbols.counts)
+    def table(self, *streams: Symbols) -> bytes:
+        counts, alphabet = counted(streams, _LARGEST, self.name)
+        used = np.flatnonzero(counts)
         if not len(used):
             return b""
-        kind, head = _write_used(used, symbols.alphabet)
-        if kind == _ALL and symbols.size > _LONG:
+        kind, head = write_subset(used, alphabet)
+        if kind == ALL and max(symbols.size for symbols in streams) > _LONG:
             kind = _PLAIN
         if len(used) == 1:
             return bytes([kind << 4]) + head
-        counts = symbols.counts[used]
         best, least = b"", math.inf
         for mantissa in _MANTISSAS:
-            fields = _minifloats(counts, mantissa)
+            fields = _minifloats(counts[used], mantissa)
             size = packed_size(len(fields), width_of(int(fields.max())))
             model = _Model.from_weights(kind, used, _weights(fields, mantissa))
-            cost = 8 * size + float(symbols.counts[model.symbols] @ (24 - np.log2(model.frequencies)))
+            cost = 8 * size + float(counts[model.symbols] @ (24 - np.log2(model.frequencies)))
             if cost < least:
                 # Fields are as wide as the bytes allow, so that the width follows from the length of the table.
                 packed = pack(fields, min(8 * size // len(fields), 32))
@@ -149,45 +148,13 @@ def _weights(fields: np.ndarray, mantissa: int) -> np.ndarray:
     return (one + (fields & (one - 1))) << (fields >> mantissa)
 
 
-def _write_used(used: np.ndarray, alphabet: int) -> tuple[int, bytes]:
-    """The shortest description of which symbols occur: (kind, bytes)."""
-    if len(used) == alphabet:
-        return _ALL, b""
-    occurs = np.zeros(alphabet, np.uint8)
-    occurs[used] = 1
-    gaps = np.diff(used, prepend=-1) - 1
-    width = width_of(int(gaps.max()))
-    bitmap, listed = pack(occurs, 1), varint(len(used)) + bytes([width]) + pack(gaps, width)
-    return (_BITMAP, bitmap) if len(bitmap) <= len(listed) else (_GAPS, listed)
-
-
-def _read_used(kind: int, table: bytes, alphabet: int) -> tuple[np.ndarray, int]:
-    """The symbols that occur, ascending, and where their description ends; the table's first byte is its kind."""
-    if kind in (_ALL, _PLAIN):
-        return np.arange(alphabet), 1
-    if kind == _BITMAP:
-        end = 1 + packed_size(alphabet, 1)
-        return np.flatnonzero(unpack(table[1:end], 1, alphabet)), end
-    if kind != _GAPS:
-        raise FormatError(f"ans: table of unknown kind {kind}")
-    count, start = read_varint(table, 1)
-    width = table[start] if start < len(table) else 255
-    if count > alphabet or width > 16:
-        raise FormatError("ans: table with an impossible list of symbols")
-    end = start + 1 + packed_size(count, width)
-    used = np.cumsum(unpack(table[start + 1 : end], width, count).astype(np.int64) + 1) - 1
-    if count and used[-1] >= alphabet:
-        raise FormatError(f"ans: table with symbol {used[-1]} in an alphabet of {alphabet:,}")
-    return used, end
-
-
 def _read_table(table: bytes, alphabet: int) -> _Model:
     if not 1 <= alphabet <= _LARGEST:
         raise FormatError(f"ans: alphabets have 1 to {_LARGEST:,} symbols, not {alphabet:,}")
     if not table:
         raise FormatError("ans: the table is missing")
     kind, mantissa = table[0] >> 4, table[0] & 15
-    used, end = _read_used(kind, table, alphabet)
+    used, end = read_subset(ALL if kind == _PLAIN else kind, table, 1, alphabet)
     fields = table[end:]
     if not len(used) or mantissa not in _MANTISSAS or (len(used) == 1 and fields):
         raise FormatError("ans: table that describes no model")

@@ -61,8 +61,11 @@ class Coder(Plugin, family="coder"):
     """
 
     @abstractmethod
-    def table(self, symbols: Symbols) -> bytes:
-        """The table that codes `symbols` best; b"" if none is needed. `LeafError` if this coder can't code them."""
+    def table(self, *streams: Symbols) -> bytes:
+        """The table that codes all of these streams best, one or more of the same alphabet; b"" if none is needed.
+
+        `LeafError` if this coder can't code them.
+        """
 
     @abstractmethod
     def encode(self, symbols: Symbols, table: bytes) -> bytes:
@@ -80,6 +83,26 @@ class Coder(Plugin, family="coder"):
             return 8 * len(self.encode(symbols, table))
         except (LeafError, FormatError):
             return math.inf
+
+    def bound(self, symbols: Symbols) -> float:
+        """Bits that a table of its own and the payload can't exceed together, by a proof; infinite if there is none."""
+        return math.inf
+
+
+def shared_alphabet(streams: Sequence[Symbols], largest: int, coder: str) -> int:
+    """The alphabet of all these streams. `LeafError` if they differ in it or it is too large for a coder."""
+    alphabet = streams[0].alphabet
+    if any(symbols.alphabet != alphabet for symbols in streams):
+        raise LeafError(f"{coder}: streams with different alphabets share no table")
+    if alphabet > largest:
+        raise LeafError(f"{coder} codes alphabets up to {largest:,}, not {alphabet:,}")
+    return alphabet
+
+
+def counted(streams: Sequence[Symbols], largest: int, coder: str) -> tuple[np.ndarray, int]:
+    """How often each symbol occurs in all streams together, int64 [alphabet], and the alphabet. `LeafError`."""
+    alphabet = shared_alphabet(streams, largest, coder)
+    return np.sum([symbols.counts for symbols in streams], axis=0), alphabet
 
 
 @dataclass(frozen=True)

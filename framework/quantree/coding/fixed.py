@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantree.coding.base import Coder, Symbols
+from quantree.coding.base import Coder, Symbols, shared_alphabet
 from quantree.coding.bits import pack, unpack, width_of
 from quantree.errors import FormatError, LeafError
 from quantree.registry import register
@@ -14,9 +14,8 @@ _LARGEST = 1 << 31  # symbols are int32
 class Fixed(Coder):
     """ceil(log2(alphabet)) bits per symbol, back to back, lowest bit first; no table; alphabets up to 2**31."""
 
-    def table(self, symbols: Symbols) -> bytes:
-        if symbols.alphabet > _LARGEST:
-            raise LeafError(f"fixed codes alphabets up to {_LARGEST:,}, not {symbols.alphabet:,}")
+    def table(self, *streams: Symbols) -> bytes:
+        shared_alphabet(streams, _LARGEST, self.name)
         return b""
 
     def encode(self, symbols: Symbols, table: bytes) -> bytes:

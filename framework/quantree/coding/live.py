@@ -52,8 +52,8 @@ class Live(Coder):
     Rows are all axes but the last. The payload is the bitmap, rows first, and then that of `ans`, whose table it is.
     """
 
-    def table(self, symbols: Symbols) -> bytes:
-        return Ans().table(_Core.of(symbols).symbols)
+    def table(self, *streams: Symbols) -> bytes:
+        return Ans().table(*(_Core.of(symbols).symbols for symbols in streams))
 
     def encode(self, symbols: Symbols, table: bytes) -> bytes:
         core = _Core.of(symbols)
