@@ -6,7 +6,9 @@ from quantree.quantizers.budget import Budget
 from quantree.quantizers.entropy import EntropyConstrained, EntropyLloyd
 from quantree.quantizers.groupings import PerKind, PerTensor, WholeNet
 from quantree.quantizers.kmeans import KMeans
+from quantree.quantizers.lattice import Lattice
 from quantree.quantizers.presets import KMeansPreset, ProductPreset, UniformPreset
+from quantree.quantizers.probabilistic import Probabilistic
 from quantree.quantizers.quantize import Quantize
 from quantree.quantizers.uniform import Uniform
 
@@ -18,9 +20,11 @@ __all__ = [
     "Grouping",
     "KMeans",
     "KMeansPreset",
+    "Lattice",
     "Learner",
     "PerKind",
     "PerTensor",
+    "Probabilistic",
     "ProductPreset",
     "Quantize",
     "Uniform",

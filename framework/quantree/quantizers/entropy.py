@@ -61,15 +61,18 @@ class EntropyConstrained(Learner):
 
 @register("ecsq_lloyd")
 class EntropyLloyd(Learner):
-    """The iterative form of `ecsq`: from 3 k clusters of equal size until k are left (Marino et al. 2023).
+    """The iterative form of `ecsq`: from 3 k clusters of equal size until k are left (ECSQ of Marino et al., arXiv
+    2108.12704).
 
-    Scalars only.
+    The paper minimises (w - c)^2 - lambda ln p: its lambda is in nats and not a share of anything, so `slope` is
+    lambda ln 2 / variance. Like the published code it may end with more than k centroids, where the cost hardly falls
+    any more: then a larger slope leaves fewer. Scalars only.
     """
 
     scalars_only = True
     example: ClassVar = {"k": 3, "slope": 0.1}
 
-    k: int = Field(ge=1, le=65536, description="number of centroids at which it ends")
+    k: int = Field(ge=1, le=65536, description="it ends as soon as no more centroids are left")
     slope: float = Field(
         gt=0, description="squared error that one bit must save, as a share of the variance of the weights"
     )
