@@ -36,6 +36,7 @@ def test_round_trip(coder: Coder, symbols: Symbols) -> None:
     assert decoded.dtype == np.int32
     np.testing.assert_array_equal(decoded, symbols.values)
     assert abs(coder.cost(symbols, table) - 8 * len(payload)) <= 40
+    assert 8 * (len(payload) + len(table)) <= coder.bound(symbols)
 
 
 @each_coder

@@ -34,3 +34,7 @@ class Fixed(Coder):
 
     def cost(self, symbols: Symbols, table: bytes) -> float:
         return symbols.size * width_of(symbols.alphabet - 1)
+
+    def bound(self, symbols: Symbols) -> float:
+        """What it takes, to the last bit: ceil(log2 alphabet) per symbol, and what is left of a byte."""
+        return symbols.size * width_of(symbols.alphabet - 1) + 7

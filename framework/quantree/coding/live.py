@@ -11,6 +11,7 @@ import numpy as np
 from quantree.coding.ans import Ans
 from quantree.coding.base import Coder, Symbols
 from quantree.coding.bits import pack, packed_size, unpack
+from quantree.coding.matrix import matrix as as_matrix
 from quantree.registry import register
 
 
@@ -26,18 +27,13 @@ class _Core:
     def of(cls, symbols: Symbols) -> "_Core":
         if not _says_something(symbols.values.shape, symbols.alphabet):
             return cls(np.zeros(0, bool), np.zeros(0, bool), symbols)
-        matrix = _matrix(symbols.values)
+        matrix = as_matrix(symbols.values)
         rows, columns = (matrix != 0).any(axis=1), (matrix != 0).any(axis=0)
         return cls(rows, columns, Symbols(matrix[np.ix_(rows, columns)], symbols.alphabet))
 
     @property
     def head(self) -> bytes:
         return pack(np.concatenate([self.rows, self.columns]).astype(np.uint8), 1)
-
-
-def _matrix(values: np.ndarray) -> np.ndarray:
-    """All axes but the last as rows; a vector is one column."""
-    return values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
 
 
 def _says_something(shape: tuple[int, ...], alphabet: int) -> bool:
@@ -67,7 +63,7 @@ class Live(Coder):
         if not _says_something(shape, alphabet):
             return Ans().decode(payload, table, shape, alphabet)
         symbols = np.zeros(shape, np.int32)
-        matrix = _matrix(symbols)
+        matrix = as_matrix(symbols)
         head = packed_size(sum(matrix.shape), 1)
         bits = unpack(payload[:head], 1, sum(matrix.shape)).astype(bool)
         rows, columns = bits[: matrix.shape[0]], bits[matrix.shape[0] :]
@@ -75,3 +71,8 @@ class Live(Coder):
         inner = (int(np.count_nonzero(rows)), int(np.count_nonzero(columns)))
         matrix[place] = Ans().decode(payload[head:], table, inner, alphabet)
         return symbols
+
+    def bound(self, symbols: Symbols) -> float:
+        """A bit for each row and column, and the bound of `ans` for what is left."""
+        core = _Core.of(symbols)
+        return 8 * len(core.head) + Ans().bound(core.symbols)
