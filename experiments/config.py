@@ -19,10 +19,12 @@ from experiments.data.dataset import source_named
 from experiments.execution import Execution
 from experiments.grid import GRID, expand, forbid, misspelt, set_part
 from experiments.imported import Checkpoint
+from experiments.papers import PaperRule
 from experiments.plugins import PluginFile
 from experiments.zoo import Network
 from quantree import registry
 from quantree.errors import ConfigError, DataError, PluginError, nearest
+from quantree.model import flatten
 from quantree.recipe import Recipe
 from quantree.recovery import Training
 from quantree.registry import Choice
@@ -35,14 +37,15 @@ _WHOLE = {
     "seeds": "it is a list already",
     "plugins": "every trial sees all plug-ins",
     "execution": "all workers of a sweep run alike",
+    "paper": "it changes no network, and what it counts is one column",
 }
 
 
 class Experiment(Config):
     """A sweep: recipes x settings x seeds on one network and data set.
 
-    Anywhere but in `name`, `seeds`, `plugins` and `execution`, `{grid: [a, b]}` may stand in place of a value; the
-    sweep is the product.
+    Anywhere but in `name`, `seeds`, `plugins`, `execution` and `paper`, `{grid: [a, b]}` may stand in place of a value;
+    the sweep is the product.
     """
 
     name: Name = Field(description="name of the sweep, a column of its results")
@@ -59,6 +62,9 @@ class Experiment(Config):
     plugins: tuple[str, ...] = Field((), description="Python files that register plug-ins; relative to this file")
     smoke: dict[str, Any] = Field({}, description="dotted.key -> value: what `--smoke` changes, to end within seconds")
     execution: Execution = Field(Execution(), description="kind of device and threads")
+    paper: Choice[PaperRule] | None = Field(
+        None, description="how a paper counts size, for the column `paper_ratio` beside `ratio`; default: not at all"
+    )
 
     @model_validator(mode="after")
     def _trained_or_loaded(self) -> "Experiment":
@@ -175,6 +181,11 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
     except ConfigError as error:
         raise document.error(("model",), str(error)) from None
     recipe.check(model, document.at(place), place)
+    if experiment.paper is not None:
+        try:
+            experiment.paper.check({path: len(leaf.shape) for path, leaf in flatten(model.params).items()})
+        except ConfigError as error:
+            raise document.error(("paper",), str(error)) from None
     if experiment.checkpoint is not None:
         _choose_nothing(document, place, recipe)
 

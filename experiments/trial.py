@@ -16,12 +16,14 @@ from pydantic import Field
 from experiments.baseline import Baseline, Trained, obtain, on_test
 from experiments.data.dataset import source_named
 from experiments.identity import content_hash
+from experiments.papers import PaperRule
 from experiments.plugins import PluginFile
 from experiments.store import Busy, Store, write_json
 from quantree import storage
 from quantree.encodings import Compressed
 from quantree.recipe import Recipe, changed_leaves
 from quantree.recovery import evaluate
+from quantree.registry import Choice
 from quantree.schema import Config
 
 FILE = "model.qtree"
@@ -37,10 +39,11 @@ class Trial(Config):
     baseline: Baseline = Field(description="the network that is compressed; holds the seed")
     recipe: Recipe = Field(description="what is done to it")
     plugins: tuple[PluginFile, ...] = Field((), description="files that register plug-ins")
+    paper: Choice[PaperRule] | None = Field(default=None, description="how the column `paper_ratio` is counted")
 
     @functools.cached_property
     def id(self) -> str:
-        """Content hash of what decides the numbers: neither names nor paths."""
+        """Content hash of what decides the numbers: neither names nor paths, nor how a paper counts what is there."""
         return self.prefix("trial", len(self.stages))
 
     def prefix(self, what: str, stages: int) -> str:
@@ -128,6 +131,24 @@ def _run(trial: Trial, store: Store, data_dir: Path | None, work: Path) -> None:
     write_json(work / "result.json", row)
 
 
+def renamed(trial: Trial, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A finished trial's row as this sweep tells it: under its names, and by the rule of its paper.
+
+    The rule is no part of a trial's hash, and what it needs is the file, which lies in `folder`.
+    """
+    labels = json.loads(json.dumps(trial.labels()))
+    paper = None if trial.paper is None else trial.paper.to_config()
+    counted = {} if row.get("paper") == paper else paper_columns(trial, storage.load(folder / FILE))
+    return {**row, **labels, **counted}
+
+
+def paper_columns(trial: Trial, loaded: Compressed) -> dict[str, Any]:
+    """The size as the trial's paper counts it, and the rule."""
+    if trial.paper is None:
+        return {"paper": None, "paper_ratio": None}
+    return {"paper": trial.paper.to_config(), "paper_ratio": trial.paper.count(loaded).ratio}
+
+
 def failed_row(trial: Trial, error: str) -> dict[str, Any]:
     """The row of a trial that gave no numbers."""
     return {**trial.labels(), "status": "failed", "error": error}
@@ -152,7 +173,7 @@ def _measured(trial: Trial, store: Store, data_dir: Path | None, work: Path) -> 
         "dense_bytes": ledger.dense_bytes,
         "file_bytes": ledger.total,
         "ratio": ledger.ratio,
-        "paper_ratio": None,
+        **paper_columns(trial, loaded),
         "bits_per_weight": ledger.bits_per_weight,
         "compress_seconds": partial.compress_seconds,
         "recover_seconds": partial.recover_seconds,

@@ -1,0 +1,7 @@
+"""How papers count size: the rules behind the column `paper_ratio`."""
+
+from experiments.papers.accounting.han import Han2016
+from experiments.papers.accounting.marino import Marino2021, Marino2023
+from experiments.papers.accounting.rule import Count, PaperRule
+
+__all__ = ["Count", "Han2016", "Marino2021", "Marino2023", "PaperRule"]
