@@ -25,6 +25,7 @@ from quantree.errors import QuantreeError
 from quantree.registry import Plugin, registered
 from quantree.schema import Config
 from quantree.stage import Stage
+from quantree.task import Classification
 
 FAMILIES = {
     "stage": "stages: the steps of a recipe",
@@ -86,7 +87,8 @@ def _setting(name: str, info: Any) -> Setting:
 
 def _holds(source: Source) -> str:
     sizes = ", ".join(f"{count:,} {split}" for split, count in source.sizes.items())
-    return f"{source.title}; {len(source.classes)} classes, {sizes}"
+    classes = f"{len(source.classes)} classes, " if isinstance(source.task, Classification) else ""
+    return f"{source.title}; {classes}{sizes}"
 
 
 def _sentence(docstring: str) -> str:

@@ -43,7 +43,7 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels 0, 1, ..."""
+        """What a network's outputs stand for: names of the labels 0, 1, ..., or of the quantities to predict."""
         return self.source.classes
 
     @property

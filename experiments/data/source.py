@@ -26,8 +26,8 @@ class Source(Plugin, family="dataset"):
     title: ClassVar[str]  # half a line for people
     sizes: ClassVar[Mapping[str, int]]  # examples per split
     shape: ClassVar[tuple[int, ...]]  # of one input
-    classes: ClassVar[tuple[str, ...]]  # names of the labels 0, 1, ...
-    highest: ClassVar[int] = 255  # largest value that an input can hold
+    classes: ClassVar[tuple[str, ...]]  # what a network's outputs stand for: the labels 0, 1, ..., or quantities
+    highest: ClassVar[int | None] = 255  # largest value that an input can hold; None: inputs are tokens, not amounts
     raw: ClassVar[str] = ""  # what the folder of raw files holds; empty: the set comes with an installed package
     official: ClassVar[bool] = False  # TFDS knows the set and can download it
     task: ClassVar[Task] = Classification()

@@ -13,7 +13,7 @@ from experiments.data.dataset import Dataset, load, source_named
 from experiments.data.hold_out import hold_out
 from quantree.errors import DataError, PluginError
 from quantree.schema import Config
-from quantree.task import Batch, Data, batches
+from quantree.task import Batch, Classification, Data, batches
 
 
 class Normal(Config):
@@ -31,11 +31,14 @@ class DataConfig(Config):
         default=0.1,
         description="cut from train for validation: a share between 0 and 1, or a number of examples",
     )
-    stratified: bool = Field(default=True, description="whether every class gives the same share to validation")
+    stratified: bool = Field(
+        default=True, description="whether every class, if there are classes, gives the same share to validation"
+    )
     scale: Literal["unit", "standard", "raw"] | Normal = Field(
         default="unit",
         description="of inputs; unit: from 0 to 1, at the largest possible value; standard: mean 0 and deviation 1 per "
-        "channel, measured on the examples that are trained on; raw: as stored; or a fixed mean and deviation",
+        "channel, measured on the examples that are trained on; raw: as stored; or a fixed mean and deviation. Tokens "
+        "always stay as stored",
     )
     augment: Augment | None = Field(default=None, description="random crops and flips of training images")
 
@@ -84,16 +87,18 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three splits as networks see them: inputs float32 [n, ...], targets as stored (labels int32 [n]).
+    """The three splits as networks see them: inputs float32 [n, ...], or tokens as stored; targets as stored (labels
+    int32 [n]).
 
     data: training and validation, for stages. test: `(batch_size,)` -> the test split in order; only to measure the end
-    result, never to choose anything. training_rows, validation_rows: which rows of the set's training split went where.
+    result, never to choose anything. scaling: None for tokens. training_rows, validation_rows: which rows of the set's
+    training split went where.
     """
 
     dataset: Dataset
     data: Data
     test: Callable[[int], Iterable[Batch]]
-    scaling: Scaling
+    scaling: Scaling | None
     training_rows: np.ndarray
     validation_rows: np.ndarray
 
@@ -107,33 +112,41 @@ def splits(config: DataConfig, seed: int, data_dir: str | Path | None = None) ->
     dataset = load(config.name, data_dir)
     inputs, targets = dataset.train
     size = len(inputs)
-    kept, held = hold_out(size, config.held_out(size), seed, targets if config.stratified else None)
+    stratified = config.stratified and isinstance(dataset.task, Classification)
+    kept, held = hold_out(size, config.held_out(size), seed, targets if stratified else None)
     scaling = _scaling(config, dataset, kept)
     if config.augment is not None and len(dataset.shape) != 3:
         raise DataError(f"{config.name}: only images [height, width, channels] can be augmented, not {dataset.shape}")
 
+    def scaled(stored: np.ndarray) -> np.ndarray:
+        return stored if scaling is None else scaling(stored)
+
     def fetched(rows: Iterable[Batch]) -> Iterator[Batch]:
         for chosen, _ in rows:
-            yield scaling(inputs[chosen]), targets[chosen]
+            yield scaled(inputs[chosen]), targets[chosen]
 
-    # The order is drawn over row numbers, so that the arrays need not be copied.
-    rows = Data.from_arrays((kept, kept), (held, held), dataset.task)
+    # The order is drawn over row numbers, which pass for labels, so that the arrays need not be copied.
+    rows = Data.from_arrays((kept, kept), (held, held), Classification())
     data = Data(
         train=lambda seed, epoch, batch_size: fetched(rows.train(seed, epoch, batch_size)),
         validation=lambda batch_size: fetched(rows.validation(batch_size)),
         task=dataset.task,
         examples=len(kept),
-        augment=None if config.augment is None else Augmentation(config.augment, scaling.black),
+        augment=None if config.augment is None or scaling is None else Augmentation(config.augment, scaling.black),
     )
 
     def test(batch_size: int) -> Iterator[Batch]:
         for part, wanted in batches(dataset.test, batch_size):
-            yield scaling(part), wanted
+            yield scaled(part), wanted
 
     return Splits(dataset, data, test, scaling, kept, held)
 
 
-def _scaling(config: DataConfig, dataset: Dataset, rows: np.ndarray) -> Scaling:
+def _scaling(config: DataConfig, dataset: Dataset, rows: np.ndarray) -> Scaling | None:
+    if dataset.source.highest is None:
+        if config.scale not in ("unit", "raw"):
+            raise DataError(f"{config.name}: its inputs are tokens, which `scale` can't change; leave it out")
+        return None
     highest = np.float32(dataset.source.highest)
     if isinstance(config.scale, Normal):
         mean, deviation = (np.array(each, np.float32) * highest for each in (config.scale.mean, config.scale.deviation))

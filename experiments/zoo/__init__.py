@@ -1,5 +1,6 @@
 """Networks to compress, by name."""
 
+from experiments.zoo.deepdta import DeepDta
 from experiments.zoo.lenet import LeNet5, LeNet300
 from experiments.zoo.mlp import MLP
 from experiments.zoo.module import Outside
@@ -7,4 +8,4 @@ from experiments.zoo.network import Network
 from experiments.zoo.resnet import CifarResNet, ResNet8
 from experiments.zoo.vgg import Vgg
 
-__all__ = ["MLP", "CifarResNet", "LeNet5", "LeNet300", "Network", "Outside", "ResNet8", "Vgg"]
+__all__ = ["MLP", "CifarResNet", "DeepDta", "LeNet5", "LeNet300", "Network", "Outside", "ResNet8", "Vgg"]

@@ -6,7 +6,7 @@ batch-norm statistics), and one pure function. Only this file and `linen.py` kno
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import jax
@@ -39,16 +39,30 @@ class Apply(Protocol):
 
 
 @dataclass(frozen=True)
+class Stem:
+    """What a network computes before its head, as functions of their own: while it is not trained, it need not run.
+
+    branches: (part, apply) each; a branch sees `inputs[:, part]` of every example and gives features [n, width]. head:
+    takes all features side by side, in the order of the branches, [n, widths together], to what the network gives.
+    """
+
+    branches: tuple[tuple[slice, Apply], ...]
+    head: Apply
+
+
+@dataclass(frozen=True)
 class Model:
     """A network: its arrays and the function that they parametrise (None for a bare checkpoint).
 
-    layout: of the checkpoint that it was read from, so that one can be written again; None if there was none.
+    layout: of the checkpoint that it was read from, so that one can be written again; None if there was none. stem:
+    where `apply` can be cut in two, if anywhere is known.
     """
 
     params: Tree
     state: Tree
     apply: Apply | None = None
     layout: Layout | None = None
+    stem: Stem | None = None
 
     @property
     def dense_bytes(self) -> int:
@@ -125,12 +139,14 @@ def _array(path: str, leaf: Any) -> jax.Array:
     return jnp.asarray(leaf)
 
 
-def from_nnx(module: nnx.Module) -> Model:
+def from_nnx(module: nnx.Module, branches: Mapping[str, slice] | None = None, head: str = "head") -> Model:
     """A model from a `flax.nnx` module, which is left as it is. Weights that are tied are one leaf.
 
     Leaves are named by their attributes (`layers/0/kernel`). RNG keys and counters are not part of the model, nor are
-    by-products of earlier calls (`nnx.Intermediate`). `QuantreeError` if `__call__` wants more than the inputs and a
-    flag for training (one of `TRAIN_FLAGS`).
+    by-products of earlier calls (`nnx.Intermediate`). branches: method -> the part `inputs[:, part]` that it takes to
+    features [n, width]; head: the method that takes these, side by side, to the outputs. They make the model's `stem`.
+    `QuantreeError` if `__call__` wants more than the inputs and a flag for training (one of `TRAIN_FLAGS`), or such a
+    method more than its input.
     """
     _check_module(module)
     graph, params, random, state = _split(module)
@@ -142,8 +158,13 @@ def from_nnx(module: nnx.Module) -> Model:
         tuple((path, jnp.shape(leaf[...]), _is_key(leaf[...])) for path, leaf in flat_random),
         train_flags(type(module).__name__, module),
     )
+    stem = None
+    if branches:
+        cut = {name: _method(apply, module, name) for name in (*branches, head)}
+        stem = Stem(tuple((part, cut[name]) for name, part in branches.items()), cut[head])
     named = [{_name(path): jnp.asarray(leaf[...]) for path, leaf in flat} for flat in (flat_params, flat_state)]
-    return Model(unflatten(dict(sorted(named[0].items()))), unflatten(dict(sorted(named[1].items()))), apply)
+    params, state = (unflatten(dict(sorted(each.items()))) for each in named)
+    return Model(params, state, apply, stem=stem)
 
 
 def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
@@ -231,6 +252,7 @@ class _NnxApply:
     state: tuple[tuple[Any, ...], ...]
     random: tuple[tuple[tuple[Any, ...], tuple[int, ...], bool], ...]
     flags: tuple[str, ...]
+    method: str = "__call__"
 
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
@@ -244,7 +266,7 @@ class _NnxApply:
             copy=True,
         )
         module.train() if train else module.eval()
-        outputs = module(inputs, **flag_values(self.flags, train))
+        outputs = getattr(module, self.method)(inputs, **flag_values(self.flags, train))
         if not train or not self.state:
             return outputs, state
         _, _, _, after = nnx.split(module, nnx.Param, nnx.RngState, ...)
@@ -259,6 +281,12 @@ class _NnxApply:
                 jax.random.split(jax.random.fold_in(base, i), shape) if is_key else jnp.zeros(shape, jnp.uint32)
             )
         return _state(leaves)
+
+
+def _method(apply: _NnxApply, module: nnx.Module, name: str) -> _NnxApply:
+    """The same with another method of the module in place of `__call__`."""
+    found: Any = getattr(module, name)
+    return replace(apply, method=name, flags=train_flags(f"{type(module).__name__}.{name}", found))
 
 
 def _name(path: tuple[Any, ...]) -> str:

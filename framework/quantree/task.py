@@ -4,10 +4,11 @@ A batch is a pair (inputs [n, ...], targets [n, ...]). Everything is addressed b
 was cut off can be taken up again at the same batch.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -40,6 +41,11 @@ class Task(Plugin, family="task"):
     def better(self, new: float, old: float) -> bool:
         """True if metric `new` beats `old`."""
         return new > old if self.direction == "max" else new < old
+
+    def beside(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """Further metrics of the same whole split, to report and never to choose by: name -> value."""
+        del outputs, targets
+        return {}
 
     def check_targets(self, targets: Any, outputs: int | None = None) -> None:
         """`DataError` if these can't be targets of the task. outputs: the last axis of the network's outputs, where it
@@ -82,6 +88,85 @@ class Classification(Task):
         if least < 0 or (outputs is not None and most >= outputs):
             allowed = "0 and up" if outputs is None else f"0 to {outputs - 1}, as the network has {outputs} logits"
             raise DataError(f"a target is {least if least < 0 else most}; classes are numbered {allowed}")
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Squared difference, its mean where an example has several targets: outputs of as many numbers, targets [n, ...]
+    -> [n]; [n, 1] and [n] go together.
+    """
+    squares = jnp.square(outputs.reshape(targets.shape) - targets.astype(outputs.dtype))
+    return jnp.mean(squares.reshape(len(squares), -1), axis=1)
+
+
+def mean_squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of the squared differences, in float64: outputs and targets as in `squared_error`."""
+    wanted = targets.astype(np.float64)
+    return float(np.mean(np.square(outputs.reshape(wanted.shape) - wanted)))
+
+
+def concordance_index(outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Share of the pairs of examples with different targets that the outputs put in the right order, 0..1.
+
+    CI = sum over pairs with y_i > y_j of h(f_i - f_j), over the number of such pairs; h is 1, 1/2 or 0 where its
+    argument is above, at or below zero (Gonen and Heller 2005; Ozturk et al. 2018, equation 2). 1/2 is chance.
+
+    outputs [n] or [n, 1], targets [n]; O(n log n). `DataError` if all targets are equal.
+    """
+    f, y = outputs.reshape(-1), targets.reshape(-1)
+    of_outputs, of_targets = _equal_pairs(f), _equal_pairs(y)
+    total = len(y) * (len(y) - 1) // 2
+    ordered = total - of_targets
+    if not ordered:
+        raise DataError("a concordance index needs two examples with different targets, and all are equal")
+    if of_outputs == total:
+        return 0.5
+    from scipy.stats import kendalltau  # takes longer to import than all else here
+
+    # Kendall's tau is the surplus of right over wrong pairs, over the root of (pairs apart in f) (pairs apart in y).
+    found: Any = kendalltau(f, y)
+    surplus = found.statistic * math.sqrt(total - of_outputs) * math.sqrt(ordered)
+    return (1 + surplus / ordered) / 2
+
+
+def _equal_pairs(values: np.ndarray) -> int:
+    _, counts = np.unique(values, return_counts=True)
+    return int(np.sum(counts * (counts - 1) // 2))
+
+
+@register("regression")
+class Regression(Task):
+    """Squared error of plain numbers; the metric is its mean. The concordance index is told beside it."""
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = squared_error
+    metric: Callable[[np.ndarray, np.ndarray], float] = mean_squared_error
+    metric_name: str = "mse"
+    direction: Literal["max", "min"] = "min"
+
+    def beside(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """See `Task.beside`: whichever of mean squared error and concordance index is not the metric."""
+        known = {"mse": mean_squared_error}
+        if np.ptp(targets) > 0:
+            known["concordance"] = concordance_index
+        return {name: metric(outputs, targets) for name, metric in known.items() if name != self.metric_name}
+
+    def check_targets(self, targets: Any, outputs: int | None = None) -> None:
+        """`DataError` unless they are finite floats [n]."""
+        if np.dtype(targets.dtype).kind != "f" or targets.ndim != 1:
+            shape = ", ".join(["n", *map(str, targets.shape[1:])])
+            raise DataError(f"targets of a regression are floats [n], not {targets.dtype} [{shape}]")
+        if outputs is not None and outputs not in (1, len(targets)):
+            raise DataError(f"a regression wants one number for each example, and the network gives {outputs}")
+        if not np.isfinite(targets).all():
+            raise DataError("a target is NaN or infinite")
+
+
+@register("concordance")
+class Concordance(Regression):
+    """Trained on squared error like `regression`, but chosen and reported by the concordance index."""
+
+    metric: Callable[[np.ndarray, np.ndarray], float] = concordance_index
+    metric_name: str = "concordance"
+    direction: Literal["max", "min"] = "max"
 
 
 @dataclass(frozen=True)
@@ -172,10 +257,11 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and metric over a whole split."""
+    """Mean loss and metric over a whole split, and what the task tells beside them."""
 
     loss: float
     metric: float
+    beside: dict[str, float] = field(default_factory=dict)
 
 
 def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: Task) -> Score:
@@ -191,4 +277,4 @@ def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: T
     all_outputs, all_targets = np.concatenate(outputs), np.concatenate(targets)
     task.check_targets(all_targets, all_outputs.shape[-1] if all_outputs.ndim else None)
     loss = jnp.mean(task.loss(jnp.asarray(all_outputs), jnp.asarray(all_targets)))
-    return Score(float(loss), task.metric(all_outputs, all_targets))
+    return Score(float(loss), task.metric(all_outputs, all_targets), task.beside(all_outputs, all_targets))

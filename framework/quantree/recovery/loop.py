@@ -21,6 +21,7 @@ from quantree.model import Apply, Model, flatten, unflatten
 from quantree.progress import track
 from quantree.recovery.checkpoint import Checkpoints
 from quantree.recovery.objective import Objective
+from quantree.recovery.stem import beyond_stem
 from quantree.schema import Config
 from quantree.task import Augment, Data, Score, measure, prefetch
 
@@ -111,9 +112,15 @@ def fit(
     steps and once at the end with (model, progress 0..1); it may change values and masks, not shapes. settled: the
     progress before which no epoch counts as best, because the update still makes the model smaller. folder:
     checkpoints; a training that was killed and is started again with the same arguments ends bit for bit where an
-    undisturbed one ends. Raises `QuantreeError` if the loss stops being finite.
+    undisturbed one ends. A stem that is not trained runs once, before the first epoch (see `beyond_stem`). Raises
+    `QuantreeError` if the loss stops being finite.
     """
     objective = objective or Objective(applied(model), data.task.loss)
+    if objective.apply == model.apply and not objective.distill:  # the teacher has a stem of its own
+        short = beyond_stem(compressed, model, data, trained, update)
+        if short is not None:
+            model, data = short
+            objective = dataclasses.replace(objective, apply=applied(model))
     steps = data.steps(training.batch_size)
     rates = training.rates(steps * training.epochs)
     step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip, data.augment)

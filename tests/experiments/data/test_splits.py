@@ -72,6 +72,7 @@ def test_standard_scale_is_measured_on_what_is_trained_on(digits_dir):
     assert np.mean(inputs, dtype=np.float64) == pytest.approx(0, abs=1e-5)
     assert np.std(inputs, dtype=np.float64) == pytest.approx(1, abs=1e-5)
     stored = cut.dataset.train[0][cut.training_rows]
+    assert cut.scaling is not None
     assert cut.scaling.mean == pytest.approx(stored.mean()) and cut.scaling.deviation == pytest.approx(stored.std())
 
 

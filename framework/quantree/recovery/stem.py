@@ -1,0 +1,150 @@
+"""A stem that no training changes need not run at every step: its features are computed once for what is distinct."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from quantree.encodings import Compressed, float_fields
+from quantree.model import Apply, Model, Stem, flatten, unflatten
+from quantree.task import Batch, Data
+
+_ROWS = 64  # that a branch sees at once; always as many, so that it is compiled once
+
+
+def beyond_stem(
+    compressed: Compressed,
+    model: Model,
+    data: Data,
+    trained: Callable[[str], bool] | None,
+    update: Callable[[Compressed, float], Compressed] | None,
+) -> tuple[Model, Data] | None:
+    """The network without its stem, and data whose inputs are the stem's features; None if the stem must run.
+
+    It must if the model knows none; if a float field that it reads is trained, or changed by `update` at full strength;
+    if inputs are augmented; or if it does something else in training than in use, as batch norms and dropout do. The
+    features are those of the compressed model as it stands. The model's `apply` takes the same parameters as before.
+    """
+    stem = model.stem
+    if stem is None or trained is None or data.augment is not None:
+        return None
+    inputs = next(iter(data.validation(1)))[0]
+    params, state = compressed.decode(), unflatten(compressed.state)
+    reads: set[str] = set()
+    for part, branch in stem.branches:
+        read = _reads(branch, params, state, np.asarray(inputs)[:, part])
+        if read is None:
+            return None
+        reads |= read
+    if any(trained(name) for name in float_fields(compressed) if _belongs(name, reads, compressed)):
+        return None
+    if update is not None and _differ(params, update(compressed, 1.0).decode(), reads):
+        return None
+    return replace(model, apply=stem.head, stem=None), _Features(stem, params, state, data).data()
+
+
+def _reads(branch: Apply, params: Any, state: Any, inputs: Any) -> set[str] | None:
+    """Paths of the parameters that a branch's outputs depend on; None if training is something else than use, or if it
+    depends on state.
+    """
+
+    def program(train: bool) -> Any:
+        def run(params: Any, state: Any, key: jax.Array, inputs: Any) -> Any:
+            return branch(params, state, inputs, train=train, key=key)[0]
+
+        return jax.make_jaxpr(run)(params, state, jax.random.key(0), inputs)
+
+    in_training, in_use = program(True), program(False)
+    if _text(in_training) != _text(in_use):
+        return None
+    used = {id(each) for equation in in_use.jaxpr.eqns for each in equation.invars}
+    used |= {id(each) for each in in_use.jaxpr.outvars}
+    paths = list(flatten(params))
+    arguments = [id(each) in used for each in in_use.jaxpr.invars]
+    if any(arguments[len(paths) : len(paths) + len(flatten(state))]):
+        return None
+    return {path for path, is_read in zip(paths, arguments, strict=False) if is_read}
+
+
+def _text(program: Any) -> str:
+    return re.sub("0x[0-9a-f]+", "", str(program))  # places in memory of the functions that it calls
+
+
+def _belongs(field: str, paths: set[str], compressed: Compressed) -> bool:
+    """Whether a float field is part of one of these leaves, or of a codebook that one of them uses."""
+    books = {f"codebooks/{book}" for path in paths for book in compressed.leaves[path].uses()}
+    return any(field.startswith(f"{owner}/") for owner in paths | books)
+
+
+def _differ(before: Any, after: Any, paths: set[str]) -> bool:
+    old, new = flatten(before), flatten(after)
+    return any(not np.array_equal(np.asarray(old[path]), np.asarray(new[path])) for path in paths)
+
+
+class _Features:
+    """What the branches of a stem give for every distinct part of an input that was seen."""
+
+    def __init__(self, stem: Stem, params: Any, state: Any, data: Data) -> None:
+        self.inner = data
+        self.branches = [_Branch(part, apply, params, state) for part, apply in stem.branches]
+        # One by one no example is left over, and in this order whatever a later epoch brings has been seen. So
+        # features do not depend on where a training that was cut off goes on.
+        for examples in (data.train(0, 0, 1), data.validation(_ROWS)):
+            for inputs, _ in examples:
+                for branch in self.branches:
+                    branch.meet(inputs)
+
+    def data(self) -> Data:
+        """The same data with features [n, widths together] as inputs."""
+        inner = self.inner
+        return replace(
+            inner,
+            train=lambda seed, epoch, size: self._through(inner.train(seed, epoch, size)),
+            validation=lambda size: self._through(inner.validation(size)),
+        )
+
+    def _through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for inputs, targets in batches:
+            yield np.concatenate([branch.features(inputs) for branch in self.branches], axis=1), targets
+
+
+class _Branch:
+    def __init__(self, part: slice, apply: Apply, params: Any, state: Any) -> None:
+        self.part = part
+        run = jax.jit(lambda params, state, inputs: apply(params, state, inputs)[0])
+        self.run = lambda inputs: np.asarray(run(params, state, inputs))
+        self.places: dict[bytes, int] = {}
+        self.waiting: list[np.ndarray] = []
+        self.known: list[np.ndarray] = []
+
+    def meet(self, inputs: Any) -> list[int]:
+        """Numbers of the distinct parts that these inputs hold."""
+        numbers = []
+        for row in np.asarray(inputs)[:, self.part]:
+            name = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            if name not in self.places:
+                self.places[name] = len(self.places)
+                self.waiting.append(np.array(row))
+                if len(self.waiting) == _ROWS:
+                    self._run_waiting()
+            numbers.append(self.places[name])
+        return numbers
+
+    def features(self, inputs: Any) -> np.ndarray:
+        """Features [n, width] of inputs [n, ...]."""
+        numbers = self.meet(inputs)
+        self._run_waiting()
+        if len(self.known) > 1:
+            self.known = [np.concatenate(self.known)]
+        return self.known[0][numbers]
+
+    def _run_waiting(self) -> None:
+        if self.waiting:
+            rows = np.stack(self.waiting)
+            padded = np.concatenate([rows, np.repeat(rows[:1], _ROWS - len(rows), axis=0)])
+            self.known.append(self.run(padded)[: len(rows)])
+            self.waiting = []
