@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,18 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.encodings import Compressed, Encoding, float_fields, map_floats, match
-from quantree.errors import LeafError
+from quantree.errors import ConfigError, LeafError
 from quantree.recovery.loop import Training, applied, fit
 from quantree.recovery.objective import Objective
+from quantree.recovery.shared import gather, shared_leaves, to_coded, to_shared
 from quantree.registry import Choice, register
 from quantree.schema import Config
 from quantree.stage import Context, Patterns, Recovery, Stage, Transform
+
+_NOTHING_TO_GATHER = (
+    "cumulative_rate moves free centroids that leaves share, and none are trained here; quantize before, by a learner "
+    "other than 'uniform'"
+)
 
 
 class Gradual(Config):
@@ -47,8 +53,10 @@ class Finetune(Recovery, Training):
     """Trains codebooks, scales, biases and unquantized weights; optionally prunes on the way.
 
     The gradient of a centroid is the sum over the weights that point to it (Han et al. 2016, section 3.3), because
-    autodiff goes through the look-up. With `distill` the uncompressed network teaches. Fields of 16 bits are trained in
-    32 and rounded at the end.
+    autodiff goes through the look-up. With `cumulative_rate` the optimizer steps on every weight as if it were its own,
+    and a free centroid moves by that rate times the sum of its weights' steps (Marino et al., arXiv 2108.12704, as in
+    their code). For SGD without momentum that is a step size of rate times `learning_rate`; Adam tells single weights
+    apart. With `distill` the uncompressed network teaches. Fields of 16 bits are trained in 32 and rounded at the end.
     """
 
     example: ClassVar = {"epochs": 1}
@@ -59,6 +67,19 @@ class Finetune(Recovery, Training):
     )
     temperature: float = Field(default=4.0, gt=0, description="softens teacher and student alike in distillation")
     gradual: Gradual | None = Field(default=None, description="a transform that grows during this training")
+    cumulative_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far centroids move per summed step of their weights, such as 0.001; default: they are trained "
+        "as they are",
+    )
+
+    @model_validator(mode="after")
+    def _one_update(self) -> Self:
+        if self.gradual is not None and self.cumulative_rate is not None:
+            reason = "centroids that gather steps can't be trained while a transform grows; use two stages"
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "cumulative_rate"})
+        return self
 
     @property
     def chooses(self) -> str | None:
@@ -67,6 +88,8 @@ class Finetune(Recovery, Training):
     def check(self, leaves: Mapping[str, Encoding]) -> None:
         if self.gradual is not None:
             self.gradual.stage.check(leaves)
+        if self.cumulative_rate is not None and not any(leaf.uses() for leaf in leaves.values()):
+            raise ConfigError(_NOTHING_TO_GATHER)
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         data = context.need_data(self.name)
@@ -74,15 +97,21 @@ class Finetune(Recovery, Training):
         if self.gradual is not None:
             update = functools.partial(self.gradual.update, context=context)
             compressed = update(compressed, 0.0)
-        trained = None
+        trained, fields = None, float_fields(compressed)
         if self.match is not None:
-            trained = set(match(self.match, float_fields(compressed))).__contains__
+            trained = set(match(self.match, fields)).__contains__
+        # In 16 bits Adam divides by zero and small steps are rounded away; the widths are those of the file.
+        begun = map_floats(_widened, compressed)
+        if self.cumulative_rate is not None:
+            begun, trained = to_shared(begun, trained or fields.__contains__)
+            if not shared_leaves(begun):
+                raise ConfigError(_NOTHING_TO_GATHER)
+            update = functools.partial(_gather, rate=self.cumulative_rate)
         objective = Objective(
             applied(context.model), data.task.loss, self.distill, self.temperature, data.task.outputs == "logits"
         )
-        # In 16 bits Adam divides by zero and small steps are rounded away; the widths are those of the file.
         fitted = fit(
-            map_floats(_widened, compressed),
+            begun,
             model=context.model,
             data=data,
             training=self,
@@ -95,8 +124,12 @@ class Finetune(Recovery, Training):
             folder=context.folder,
             label="finetune",
         )
-        widths = {name: field.dtype for name, field in float_fields(compressed).items()}
-        return map_floats(lambda name, field: _narrowed(name, field, widths[name]), fitted.compressed)
+        return map_floats(lambda name, field: _narrowed(name, field, fields[name].dtype), to_coded(fitted.compressed))
+
+
+def _gather(compressed: Compressed, progress: float, *, rate: float) -> Compressed:
+    del progress
+    return gather(compressed, rate)
 
 
 def _widened(name: str, field: jax.Array) -> jax.Array:
