@@ -118,22 +118,6 @@ def test_smallest_settles_near_ties_by_coding() -> None:
         assert smallest(symbols, [Ans(), Pessimist()]).coder == "pessimist"
 
 
-def test_smallest_reuses_a_table_where_that_is_smaller() -> None:
-    rng = np.random.default_rng(0)
-    first, second, other = (Symbols(rng.choice(8, 400, p=p), 8) for p in ([0.93, *[0.01] * 7],) * 2 + ([0.125] * 8,))
-    one = smallest(first)
-    tables = [("fixed", b""), (one.coder, one.table)]
-    again = smallest(second, tables=tables)
-    assert (again.coder, again.shared, again.table) == ("ans", 1, one.table)
-    assert again.size == len(again.payload) < smallest(second).size
-    assert smallest(other, tables=tables).table != one.table
-
-
-def test_a_table_that_lacks_a_symbol_is_not_reused() -> None:
-    tables = [("ans", table) for table in (smallest(Symbols(np.array([0, 1] * 50), 9)).table, b"", b"\xff")]
-    assert smallest(Symbols(np.array([0, 2] * 50), 9), tables=tables).shared is None
-
-
 def test_smallest_says_why_nothing_fits() -> None:
     with pytest.raises(LeafError, match="65,536"):
         smallest(Symbols(np.array([0]), 1 << 20), [Coder.named("ans")()])

@@ -6,6 +6,7 @@ from quantree.coding.fixed import Fixed
 from quantree.coding.huffman import Hac, Huffman
 from quantree.coding.live import Live
 from quantree.coding.relative import Relative
+from quantree.coding.sharing import share
 from quantree.coding.sparse import Csc, Csr, Shac
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Relative",
     "Shac",
     "Symbols",
+    "share",
     "smallest",
 ]

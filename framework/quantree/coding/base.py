@@ -107,7 +107,7 @@ def counted(streams: Sequence[Symbols], largest: int, coder: str) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class Coded:
-    """A coded stream. `shared` is the index of the earlier table that it reuses, None if the table is its own."""
+    """A coded stream. `shared` is the number of the earlier table that it uses (see `share`), None if it is its own."""
 
     coder: str
     table: bytes
@@ -120,34 +120,28 @@ class Coded:
         return len(self.payload) + (len(self.table) if self.shared is None else 0)
 
 
-def smallest(
-    symbols: Symbols, coders: Sequence[Coder] | None = None, tables: Sequence[tuple[str, bytes]] = ()
-) -> Coded:
-    """Codes `symbols` in the fewest bytes.
+def smallest(symbols: Symbols, coders: Sequence[Coder] | None = None) -> Coded:
+    """Codes `symbols` in the fewest bytes, with a table of its own.
 
     coders: candidates; every registered coder with default settings if None. Of equal ones the first wins.
-    tables: (coder's name, table) of earlier streams, any of which may be reused for nothing.
     """
     if coders is None:
         coders = [coder() for _, coder in sorted(registered("coder").items())]
-    offers: list[tuple[float, Coder, bytes, int | None]] = []
+    offers: list[tuple[float, Coder, bytes]] = []
     reasons: list[str] = []
     for coder in coders:
-        for shared, (name, table) in enumerate(tables):
-            if name == coder.name:
-                offers.append((coder.cost(symbols, table), coder, table, shared))
         try:
             table = coder.table(symbols)
         except LeafError as error:
             reasons.append(str(error))
         else:
-            offers.append((8 * len(table) + coder.cost(symbols, table), coder, table, None))
+            offers.append((8 * len(table) + coder.cost(symbols, table), coder, table))
     least = min((offer[0] for offer in offers), default=math.inf)
     if math.isinf(least):
         raise LeafError("no coder can code this stream: " + "; ".join(reasons or ["none was given"]))
     coded = [
-        Coded(coder.name, table, coder.encode(symbols, table), shared)
-        for cost, coder, table, shared in offers
+        Coded(coder.name, table, coder.encode(symbols, table))
+        for cost, coder, table in offers
         if cost <= least + _SLACK  # costs are predictions: near ties are settled by coding
     ]
     return min(coded, key=lambda one: one.size)

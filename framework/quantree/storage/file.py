@@ -5,13 +5,14 @@ import os
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from quantree.coding import Coder, Symbols, smallest
+from quantree.coding import Coded, Coder, Symbols, share, smallest
 from quantree.encodings import Compressed, Raw, Stream
 from quantree.encodings.base import Stored
 from quantree.errors import FormatError, LeafError, QuantreeError, nearest
@@ -71,49 +72,66 @@ def to_bytes(compressed: Compressed, coder: str | None = None) -> bytes:
         "state": {path: Raw.of(array) for path, array in compressed.state.items()},
     }
     writer = _Writer(coder)
-    items = tuple(writer.item(section, path, named[path]) for section, named in parts.items() for path in sorted(named))
-    data = Layout(compressed.dense_bytes, items, compressed.layout).pack() + b"".join(writer.parts)
+    for section, named in parts.items():
+        for path in sorted(named):
+            writer.add(section, path, named[path])
+    items, runs = writer.finish()
+    data = Layout(compressed.dense_bytes, items, compressed.layout).pack() + runs
     data += zlib.crc32(data).to_bytes(4, "little")
     read(data)  # nothing is written that could not be read
     return data
 
 
 class _Writer:
-    """Turns streams into runs and gathers their bytes; remembers the tables, so that later streams may share them."""
+    """Turns streams into runs and gathers their bytes. Tables are shared at the end, when all streams are known."""
 
     def __init__(self, coder: str | None) -> None:
         self.coder = coder
-        self.parts: list[bytes] = []
-        self.tables: list[tuple[str, bytes]] = []
+        self.items: list[tuple[Item, list[tuple[Run, bytes | None]]]] = []
+        self.symbols: list[Symbols] = []
+        self.coded: list[Coded] = []
 
-    def item(self, section: Section, path: str, stored: Any) -> Item:
+    def add(self, section: Section, path: str, stored: Any) -> None:
+        """Takes a leaf, a codebook or an array of the state. `LeafError` names it."""
         try:
             stored = constant(stored) if isinstance(stored, Raw) else stored
             if stored.name == Constant.name and type(stored) is not Constant:
                 raise LeafError(f"a plug-in can't be called {Constant.name!r}: files use that name")
             shape, dtype = tuple(stored.shape), _dtype(stored.dtype)
-            runs = tuple(self.run(name, stream, shape) for name, stream in stored.streams().items())
+            runs = [self._run(name, stream, shape) for name, stream in stored.streams().items()]
         except LeafError as error:
             raise LeafError(f"{path}: {error}") from None
-        return Item(section, path, stored.name, stored.version, shape, dtype, stored.meta(), runs)
+        item = Item(section, path, stored.name, stored.version, shape, dtype, stored.meta(), ())
+        self.items.append((item, runs))
 
-    def run(self, name: str, stream: Stream, shape: tuple[int, ...]) -> Run:
+    def _run(self, name: str, stream: Stream, shape: tuple[int, ...]) -> tuple[Run, bytes | None]:
+        """The run and its bytes; of coded ones neither is known before the end."""
         data, alphabet = np.asarray(stream.data), stream.alphabet
         dtype = _dtype(data.dtype)
         if alphabet is None:
-            self.parts.append(data.tobytes())
-            return Run(name, data.size, dtype, data.nbytes)
+            return Run(name, data.size, dtype, data.nbytes), data.tobytes()
         if dtype.kind != "u" or dtype.itemsize < narrowest(alphabet).itemsize:
             raise LeafError(f"stream {name!r}: {dtype.name} is no unsigned dtype that holds {alphabet:,} symbols")
         choice = stream.coder or self.coder
-        coders = None if choice is None else [Coder.named(choice)()]
-        symbols = Symbols(data.reshape(symbol_shape(data.size, shape)), alphabet)
-        coded = smallest(symbols, coders, self.tables)
-        table = coded.table if coded.shared is None else b""
-        if table:
-            self.tables.append((coded.coder, table))
-        self.parts += [table, coded.payload]
-        return Run(name, data.size, dtype, len(coded.payload), alphabet, coded.coder, len(table), coded.shared)
+        self.symbols.append(Symbols(data.reshape(symbol_shape(data.size, shape)), alphabet))
+        self.coded.append(smallest(self.symbols[-1], None if choice is None else [Coder.named(choice)()]))
+        return Run(name, data.size, dtype, 0, alphabet), None
+
+    def finish(self) -> tuple[tuple[Item, ...], bytes]:
+        """The items, and the bytes of all their runs."""
+        coded, items, parts = iter(share(self.symbols, self.coded)), [], []
+        for item, drafts in self.items:
+            runs = []
+            for run, data in drafts:
+                if data is None:
+                    one = next(coded)
+                    table = one.table if one.shared is None else b""
+                    run = replace(run, payload=len(one.payload), coder=one.coder, table=len(table), shared=one.shared)
+                    data = table + one.payload
+                runs.append(run)
+                parts.append(data)
+            items.append(replace(item, runs=tuple(runs)))
+        return tuple(items), b"".join(parts)
 
 
 def from_bytes(data: bytes, limit: int = LIMIT) -> Compressed:

@@ -1,0 +1,61 @@
+"""One table for streams that are alike."""
+
+import numpy as np
+import pytest
+
+from quantree.coding import Ans, Coded, Coder, Huffman, Live, Relative, Shac, Symbols, share, smallest
+from quantree.errors import LeafError
+
+SKEWED, EVEN = [0.93, *[0.01] * 7], [0.125] * 8
+
+
+def drawn(shares: list[float], seed: int, count: int = 400) -> Symbols:
+    return Symbols(np.random.default_rng(seed).choice(len(shares), count, p=shares), len(shares))
+
+
+def decoded(streams: list[Symbols], coded: list[Coded]) -> list[np.ndarray]:
+    """As a file's reader finds the tables."""
+    tables = [one.table for one in coded if one.shared is None and one.table]
+    found = []
+    for symbols, one in zip(streams, coded, strict=True):
+        table = one.table if one.shared is None else tables[one.shared]
+        found.append(Coder.named(one.coder)().decode(one.payload, table, symbols.values.shape, symbols.alphabet))
+    return found
+
+
+@pytest.mark.parametrize("coder", [Ans(), Huffman(), Live(), Relative(), Shac()], ids=lambda coder: coder.name)
+def test_streams_that_are_alike_share_and_come_back(coder: Coder) -> None:
+    streams = [drawn(SKEWED, 0), drawn(EVEN, 1), drawn(SKEWED, 2), drawn(EVEN, 3), drawn(SKEWED, 4)]
+    alone = [smallest(symbols, [coder]) for symbols in streams]
+    coded = share(streams, alone)
+    assert sum(one.size for one in coded) < sum(one.size for one in alone)
+    assert coded[2].shared == coded[4].shared == 0 and coded[0].shared is None
+    for symbols, values in zip(streams, decoded(streams, coded), strict=True):
+        np.testing.assert_array_equal(values, symbols.values)
+
+
+def test_a_shared_table_is_the_best_for_all_of_them() -> None:
+    """Each stream alone lacks what another needs; one table has both."""
+    streams = [Symbols(np.array([0, 1] * 30), 9), Symbols(np.array([0, 2] * 30), 9)]
+    coded = share(streams, [smallest(symbols, [Huffman()]) for symbols in streams])
+    assert coded[1].shared is None or coded[1].table == coded[0].table
+    for symbols, values in zip(streams, decoded(streams, coded), strict=True):
+        np.testing.assert_array_equal(values, symbols.values)
+
+
+def test_streams_that_differ_do_not_share() -> None:
+    streams = [drawn(SKEWED, 0, 20_000), drawn(EVEN, 1, 20_000)]
+    alone = [smallest(symbols, [Ans()]) for symbols in streams]
+    assert share(streams, alone) == alone
+
+
+def test_other_alphabets_and_coders_keep_their_tables() -> None:
+    streams = [drawn(SKEWED, 0), Symbols(drawn(SKEWED, 1).values, 9), drawn(SKEWED, 2)]
+    alone = [smallest(symbols, [coder]) for symbols, coder in zip(streams, (Ans(), Ans(), Huffman()), strict=True)]
+    assert share(streams, alone) == alone
+    with pytest.raises(LeafError, match="different alphabets"):
+        Ans().table(*streams)
+
+
+def test_no_streams_no_tables() -> None:
+    assert share([], []) == []
