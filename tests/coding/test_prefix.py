@@ -106,7 +106,7 @@ def pruned(k: int, pruning: float, rows: int, columns: int) -> Symbols:
 @pytest.mark.parametrize("k", [2, 4, 16, 32, 64, 256])
 @pytest.mark.parametrize("pruning", [0.0, 0.5, 0.9, 0.99])
 def test_sizes_are_those_of_the_theory(k: int, pruning: float) -> None:
-    """Within 1 % of what counts predict: a reference's codewords, and for sHAC 9 bits for a row and those of a count."""
+    """Within 1 % of what counts predict: a reference's codewords; for sHAC 9 bits for a row, and those of a count."""
     symbols = pruned(k, pruning, 512, 512)
     used = symbols.counts[symbols.counts > 0]
     other = symbols.counts[1:][symbols.counts[1:] > 0]

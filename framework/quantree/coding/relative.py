@@ -37,7 +37,9 @@ class Gaps:
 
     @cached_property
     def _distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.unique(self.distances, return_counts=True)
+        often = np.bincount(self.distances)  # no longer than the stream, and faster than to sort
+        distances = np.flatnonzero(often)
+        return distances, often[distances]
 
     def fillers(self, width: int) -> int:
         """How many fillers gaps of so many bits need."""
