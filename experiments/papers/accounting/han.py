@@ -6,6 +6,7 @@ from pydantic import Field
 from experiments.papers.accounting.huffman import coded_bits
 from experiments.papers.accounting.kernels import Kernel, by_codebook, counts_of, levels
 from experiments.papers.accounting.rule import FLOAT, PaperRule
+from quantree.coding.relative import Gaps
 from quantree.registry import register
 
 
@@ -55,9 +56,4 @@ def gaps(values: np.ndarray, bits: int) -> np.ndarray:
 
     The sum is the number of entries: the weights that are not zero, and the fillers.
     """
-    longest = 1 << bits
-    distances = np.diff(np.flatnonzero(values), prepend=-1)
-    fillers = (distances - 1) // longest
-    counts = np.bincount(distances - fillers * longest - 1, minlength=longest)
-    counts[-1] += int(fillers.sum())
-    return counts
+    return Gaps.of(values).counts(bits)
