@@ -16,7 +16,7 @@ from rich.text import Text
 
 from quantree.errors import QuantreeError
 
-PLAIN_WIDTH = 200  # columns of a pipe or a file
+PLAIN_WIDTH = 240  # columns of a pipe or a file
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def command(
 ) -> int:
     """The command line of a paper: prints what `make(folders)` gives, tables and what was wrong; the exit status."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.papers.{name}", description=about)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", metavar="WORKDIR", nargs="*", type=Path, help="work folder of a sweep")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs")
