@@ -21,6 +21,7 @@ from experiments.plugins import PluginFile
 from experiments.store import Busy, Store, write_json
 from quantree import storage
 from quantree.encodings import Compressed
+from quantree.errors import DataError
 from quantree.recipe import Recipe, changed_leaves
 from quantree.recovery import evaluate
 from quantree.registry import Choice
@@ -134,12 +135,19 @@ def _run(trial: Trial, store: Store, data_dir: Path | None, work: Path) -> None:
 def renamed(trial: Trial, row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A finished trial's row as this sweep tells it: under its names, and by the rule of its paper.
 
-    The rule is no part of a trial's hash, and what it needs is the file, which lies in `folder`.
+    The rule is no part of a trial's hash, and what it needs is the file, which lies in `folder`: `DataError` if it is
+    gone, `FormatError` if it is damaged.
     """
     labels = json.loads(json.dumps(trial.labels()))
     paper = None if trial.paper is None else trial.paper.to_config()
-    counted = {} if row.get("paper") == paper else paper_columns(trial, storage.load(folder / FILE))
-    return {**row, **labels, **counted}
+    if row.get("paper") == paper:
+        return {**row, **labels}
+    try:
+        loaded = storage.load(folder / FILE)
+    except OSError as error:
+        reason = f"{folder / FILE}: can't be read: {error.strerror}; without {folder} the trial is run again"
+        raise DataError(reason) from None
+    return {**row, **labels, **paper_columns(trial, loaded)}
 
 
 def paper_columns(trial: Trial, loaded: Compressed) -> dict[str, Any]:

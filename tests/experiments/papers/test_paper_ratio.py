@@ -16,7 +16,7 @@ from experiments.sweep import plan
 from experiments.trial import Trial, paper_columns, renamed, run_trial
 from quantree import storage
 from quantree.encodings import Compressed
-from quantree.errors import ConfigError
+from quantree.errors import ConfigError, DataError
 
 CONFIG = """\
 name: tiny
@@ -71,6 +71,8 @@ def test_a_finished_trial_is_counted_again_by_another_rule(tmp_path: Path, model
     assert renamed(other, unknown, tmp_path) == again
     (tmp_path / "model.qtree").unlink()
     assert renamed(other, again, tmp_path) == again, "there was nothing to count"
+    with pytest.raises(DataError, match="model.qtree: can't be read"):
+        renamed(first, again, tmp_path)
 
 
 @pytest.mark.parametrize(
