@@ -71,7 +71,7 @@ def test_a_finished_trial_is_counted_again_by_another_rule(tmp_path: Path, model
     assert renamed(other, unknown, tmp_path) == again
     (tmp_path / "model.qtree").unlink()
     assert renamed(other, again, tmp_path) == again, "there was nothing to count"
-    with pytest.raises(DataError, match="model.qtree: can't be read"):
+    with pytest.raises(DataError, match="can't be read"):
         renamed(first, again, tmp_path)
 
 
