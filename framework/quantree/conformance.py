@@ -316,6 +316,12 @@ def _codes(coder: Coder) -> None:
         _hold(found.shape == values.shape and (found == values).all(), f"{what} decode to others")
         bits, cost = 8 * len(payload), coder.cost(symbols, table)
         _hold(abs(cost - bits) <= 64 + bits / 50, f"{what}: a cost of {cost:.0f} bits is told, {bits} are written")
+        bound, whole = coder.bound(symbols), bits + 8 * len(table)
+        _hold(whole <= bound, f"{what}: {whole} bits are written, its bound is {bound:.0f}")
+        # The table of several streams has a code for what occurs in any of them.
+        both = coder.table(symbols, Symbols(symbols.values[::-1] * 0, alphabet))
+        again = coder.decode(coder.encode(symbols, both), both, values.shape, alphabet)
+        _hold((again == values).all(), f"{what}: a table made for two streams does not code the first")
         for end in range(0, len(payload), max(1, len(payload) // 8)):
             try:
                 short = coder.decode(payload[:end], table, values.shape, alphabet)
