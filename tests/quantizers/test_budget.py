@@ -177,6 +177,13 @@ def test_vectors() -> None:
     assert plan.compressed.codebooks["fc1/kernel"].table().shape == (1, 32, 2) and plan.ratio >= 3
 
 
+def test_what_gains_nothing_on_scalars_is_tried_there_only_by_name() -> None:
+    vectors: Any = {"kind": "sub_vectors", "d": 2}
+    for settings, tried in (({}, False), ({"blocking": vectors}, True), ({"learners": ["annealed"]}, True)):
+        budget = validate(Budget, {"ratio": 2, **settings})
+        assert ("annealed" in {stage.learner.name for ladder in budget._ladders() for stage in ladder}) == tried
+
+
 @pytest.mark.parametrize("centroids", ["float16", "float32"])
 def test_codebooks_have_the_width_that_was_asked_for(centroids: str) -> None:
     plan = planned(net(), ratio=4.0, centroids=centroids, learners=("kmeans",), match=("fc1/kernel",))

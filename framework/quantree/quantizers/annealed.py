@@ -17,9 +17,11 @@ from quantree.registry import register
 class Annealed(Learner):
     """k-means whose first iterations are disturbed by noise that fades (Martinez et al., CVPR 2021, section 3.3).
 
-    It pays for vectors and many centroids: the squared error is some per cent lower than that of `kmeans`.
+    It pays for vectors and many centroids: the squared error is some per cent lower than that of `kmeans`, which on
+    scalars starts next to the optimum.
     """
 
+    for_vectors = True
     example: ClassVar = {"k": 8}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")

@@ -31,6 +31,8 @@ class Learner(Plugin, family="learner"):
     usage: ClassVar = "{{kind: quantize, learner: {{kind: {name}}}}}"
     scalars_only: ClassVar[bool] = False
     """Set by a learner that takes blocks of one weight only; a recipe that gives it others is refused."""
+    for_vectors: ClassVar[bool] = False
+    """Set by a learner that gains nothing on blocks of one weight: there `budget` tries it only if it is named."""
 
     @abstractmethod
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:

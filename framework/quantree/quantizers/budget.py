@@ -57,7 +57,7 @@ class Budget(Stage):
     learners: Annotated[tuple[LearnerName | Choice[Learner], ...], Field(min_length=1)] | None = Field(
         default=None,
         description="what to try: a learner's name for all settings of its ladder, or one with its settings; default: "
-        "the ladders of all learners",
+        "the ladders of all learners that suit the blocking",
     )
     blocking: Choice[Blocking] = Field(
         default=Scalar(), description="how a leaf is cut into the vectors that get one code each"
@@ -108,7 +108,9 @@ class Budget(Stage):
         ]
 
     def _ladders(self) -> list[list[Quantize]]:
-        learners = self.learners or sorted(registered("learner"), key=lambda name: (name != _QUICKEST, name))
+        scalars = isinstance(self.blocking, Scalar)
+        suitable = (name for name in registered("learner") if not (scalars and Learner.named(name).for_vectors))
+        learners = self.learners or sorted(suitable, key=lambda name: (name != _QUICKEST, name))
         return [ladder for ladder in map(self._ladder, learners) if ladder]
 
     @property

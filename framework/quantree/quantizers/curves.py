@@ -123,7 +123,7 @@ def _widths(book: Codebook) -> Iterator[Codebook]:
         fields, structure = jax.tree.flatten(book)
         narrow = [np.asarray(field).astype(np.float16) if is_float(field) else field for field in fields]
     if all(np.isfinite(field).all() for field in narrow):
-        yield jax.tree.unflatten(structure, map(jnp.asarray, narrow))
+        yield jax.tree.unflatten(structure, map(jax.device_put, narrow))
     yield book
 
 

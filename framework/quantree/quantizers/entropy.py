@@ -3,15 +3,15 @@
 from typing import ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree import clustering
 from quantree.clustering import EntropyCoded
-from quantree.encodings import Codebook, Table
+from quantree.encodings import Codebook
 from quantree.quantizers.base import Learner
+from quantree.quantizers.kmeans import scalar_table
 from quantree.registry import register
 
 _SLOPES = tuple(2.0**-i for i in range(10))  # half a bit apart, about
@@ -98,4 +98,4 @@ def _scalars(blocks: jax.Array, mask: jax.Array) -> tuple[np.ndarray, np.ndarray
 
 
 def _coded(found: EntropyCoded) -> tuple[Codebook, jax.Array]:
-    return Table(jnp.asarray(found.centroids).reshape(1, -1, 1)), jnp.asarray(found.codes).reshape(1, -1)
+    return scalar_table(found.centroids, found.codes)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -48,7 +48,7 @@ class KMeans(Learner):
         segments, n, d = blocks.shape
         if segments == 1 and d == 1 and self.init == "best":
             found = clustering.kmeans_1d(blocks.reshape(n), self.k, mask=mask.reshape(n))
-            return Table(jnp.asarray(found.centroids).reshape(1, -1, 1)), jnp.asarray(found.codes).reshape(1, n)
+            return scalar_table(found.centroids, found.codes)
         return tables(
             clustering.kmeans,
             blocks,
@@ -60,6 +60,13 @@ class KMeans(Learner):
             tolerance=self.tolerance,
             restarts=self.restarts,
         )
+
+
+def scalar_table(centroids: jax.Array | np.ndarray, codes: jax.Array | np.ndarray) -> tuple[Codebook, jax.Array]:
+    """What a learner gives, of centroids [k] and codes [n] that were found on the host."""
+    # Shaped there too: XLA would compile a program for each k.
+    table, symbols = np.asarray(centroids).reshape(1, -1, 1), np.asarray(codes).reshape(1, -1)
+    return Table(jax.device_put(table)), jax.device_put(symbols)
 
 
 def tables(

@@ -3,12 +3,12 @@
 from typing import ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
-from quantree.encodings import Codebook, Table
+from quantree.encodings import Codebook
 from quantree.quantizers.base import Learner
+from quantree.quantizers.kmeans import scalar_table
 from quantree.registry import register
 
 _LEVELS = 1 << 16  # between the extremes, at the finest step that is tried
@@ -45,8 +45,7 @@ class Lattice(Learner):
         multiples, cuts = _cells(ordered, step)
         used = np.flatnonzero(_counts(ordered, cuts))
         codes = np.searchsorted(used, np.searchsorted(cuts, x))
-        table = (multiples[used] * step).astype(np.float32)
-        return Table(jnp.asarray(table).reshape(1, -1, 1)), jnp.asarray(codes, jnp.int32).reshape(1, -1)
+        return scalar_table((multiples[used] * step).astype(np.float32), codes.astype(np.int32))
 
 
 def _smallest(ordered: np.ndarray, k: int) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from quantree.clustering.problem import bucket
-from quantree.encodings import Codebook, Table
+from quantree.encodings import Codebook
 from quantree.quantizers.base import Learner
+from quantree.quantizers.kmeans import scalar_table
 from quantree.registry import register
 
 
@@ -39,7 +40,7 @@ class Probabilistic(Learner):
         places = np.linspace(0, np.count_nonzero(real) - 1, self.k)
         below = np.floor(places).astype(np.int32)
         levels, codes = _draw(x, real, below, (places - below).astype(np.float32), key)
-        return Table(levels.reshape(1, -1, 1)), jnp.asarray(np.asarray(codes)[None, :n])
+        return scalar_table(levels, np.asarray(codes)[:n])
 
 
 @jax.jit

@@ -170,7 +170,7 @@ def _without_unused(book: Codebook, codes: np.ndarray, alive: np.ndarray) -> tup
     used = np.unique(codes[alive]) if alive.any() else np.zeros(1, codes.dtype)
     if len(used) == book.size:
         return book, codes
-    return Table(book.centroids[:, used]), np.where(alive, np.searchsorted(used, codes), 0)
+    return Table(jax.device_put(np.asarray(book.centroids)[:, used])), np.where(alive, np.searchsorted(used, codes), 0)
 
 
 def _with_energy(book: Codebook, codes: np.ndarray, blocks: np.ndarray, kept: np.ndarray) -> Codebook:

@@ -43,7 +43,7 @@ class Uniform(Learner):
         x, real = (np.pad(np.asarray(array).reshape(n), (0, room)) for array in (blocks, mask))
         tries = np.int32(_CLIPS if self.clip == "mse" else 1)
         scale, offset, codes = _fit(x, real, jnp.linspace(1.0, 0.1, _CLIPS), tries, np.float32(self.k - 1))
-        return Affine(scale, offset, self.k), jnp.asarray(np.asarray(codes)[None, :n])
+        return Affine(scale, offset, self.k), jax.device_put(np.asarray(codes)[None, :n])
 
 
 @jax.jit
