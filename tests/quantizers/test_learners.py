@@ -184,6 +184,23 @@ def test_pruned_values_have_no_part_in_the_rate() -> None:
     np.testing.assert_array_equal(codes[mask], own)
 
 
+@pytest.mark.parametrize(("k", "weight"), [(4, 0.2), (8, 0.05)])
+def test_the_iterative_form_is_the_published_one_with_its_weight_in_nats(k: int, weight: float) -> None:
+    """Marino et al.: argmin (w - c)^2 - lambda ln p, from 3 k chunks of equal size; emptied clusters go."""
+    x = np.random.default_rng(0).laplace(size=3000).astype(np.float32)
+    chunks = np.split(np.sort(x.astype(np.float64)), 3 * k)
+    centroids, shares = np.asarray([chunk.mean() for chunk in chunks]), np.full(3 * k, 1 / (3 * k))
+    codes = np.zeros(x.size, np.intp)
+    for _ in range(50):
+        nearest = np.argmin((x[:, None] - centroids) ** 2 - weight * np.log(shares), axis=1)
+        _, codes, counts = np.unique(nearest, return_inverse=True, return_counts=True)
+        centroids, shares = np.bincount(codes, x) / counts, counts / x.size
+    slope = weight * np.log(2) / np.var(x, dtype=np.float64)
+    table, found, _ = learn(EntropyLloyd(k=k, slope=slope, tolerance=0.0), x)
+    np.testing.assert_allclose(table[:, 0], centroids, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found, codes)
+
+
 def test_slope_or_bits() -> None:
     for wrong in ({}, {"slope": 0.1, "bits": 2.0}):
         with pytest.raises(ConfigError, match="give either slope or bits"):

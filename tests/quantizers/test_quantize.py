@@ -195,6 +195,45 @@ def test_scalars_keep_pruned_zeros_as_a_symbol() -> None:
         np.testing.assert_array_equal(np.asarray(leaf.decode(compressed.codebooks)) == 0, before.zeros())
 
 
+@pytest.mark.parametrize("grouping", ["tensor", "kind"])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        {"kind": "kmeans", "k": 4},
+        {"kind": "probabilistic", "k": 5},
+        {"kind": "lattice", "k": 5},
+        {"kind": "uniform", "k": 5},
+        {"kind": "ecsq_lloyd", "k": 5, "slope": 0.05},
+        {"kind": "ecsq", "bits": 2.0},
+    ],
+    ids=lambda learner: learner["kind"],
+)
+def test_only_what_survives_is_learned_from_though_leaves_share(learner: dict[str, Any], grouping: str) -> None:
+    """Of the dense leaves one is pruned and one is not."""
+    prune = {"kind": "prune", "density": 0.3, "match": ["conv/*", "fc1/kernel"]}
+    pruned = run(prune)
+    compressed = run(prune, {"kind": "quantize", "grouping": grouping, "learner": learner})
+    survivors: dict[str, list[np.ndarray]] = {}
+    for path in KERNELS:
+        leaf, zeros = coded(compressed, path), pruned.leaves[path].zeros()
+        assert leaf.zero == (path != "fc2/kernel") == (zeros is not None)
+        values = np.asarray(pruned.leaves[path].decode({}))
+        survivors.setdefault(leaf.codebook, []).append(values.reshape(-1) if zeros is None else values[~zeros])
+        if zeros is not None:
+            np.testing.assert_array_equal(np.asarray(leaf.codes).reshape(leaf.shape) == 0, zeros)
+            assert not np.asarray(leaf.decode(compressed.codebooks))[zeros].any()
+    assert set(survivors) == (set(KERNELS) if grouping == "tensor" else {"conv", "dense"})
+    alone = {name: {"x": np.concatenate(parts).reshape(1, -1)} for name, parts in survivors.items()}
+    for name, net in alone.items():
+        table = np.asarray(compressed.codebooks[name].table())[0, :, 0]
+        if learner["kind"] == "probabilistic":  # draws depend on the place in the leaf, and drop levels of small ones
+            wanted = np.quantile(net["x"], np.linspace(0, 1, learner["k"]))
+            assert np.abs(table[:, None] - wanted).min(axis=1).max() < 1e-5
+        else:
+            book = run({"kind": "quantize", "learner": learner}, net=net).codebooks["x"]
+            np.testing.assert_allclose(table, np.asarray(book.table())[0, :, 0], rtol=1e-5, atol=1e-6)
+
+
 def test_vectors_keep_the_mask_or_release_it() -> None:
     prune = {"kind": "prune", "match": "fc1/kernel", "density": 0.2}
     pruned, kept = run(prune), picked(2, 2, "layer", prune, match=("fc1/kernel",))
