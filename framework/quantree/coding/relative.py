@@ -107,12 +107,10 @@ class Relative(Coder):
         if not any(len(gaps.values) for _, gaps in found):
             return b""
         sizes: list[tuple[int, bytes]] = []
-        for width in range(WIDEST + 1):
+        for width in _promising(found):
             table = _Table.of(found, width)
             packed = table.pack(alphabet)
             sizes.append((8 * len(packed) + sum(table.bits(*each) for each in found), packed))
-            if not any(gaps.fillers(width) for _, gaps in found):
-                break
         return min(sizes, key=lambda size: size[0])[1]
 
     def encode(self, symbols: Symbols, table: bytes) -> bytes:
@@ -175,6 +173,18 @@ class Relative(Coder):
 
 
 _HEAD = 32  # bits of the two lengths, about
+_TRIED = 4  # widths of gaps
+
+
+def _promising(streams: list[tuple[np.ndarray, Gaps]]) -> list[int]:
+    """The widths of gaps with the least entropy of symbols and gaps, of which one gives the shortest codes."""
+    bits = []
+    for width in range(WIDEST + 1):
+        codes = np.sum([_with_fillers(counts, gaps, width) for counts, gaps in streams], axis=0)
+        bits.append(bound(codes) + bound(np.sum([gaps.counts(width) for _, gaps in streams], axis=0)))
+        if not any(gaps.fillers(width) for _, gaps in streams):
+            break
+    return sorted(range(len(bits)), key=bits.__getitem__)[:_TRIED]
 
 
 def _with_fillers(counts: np.ndarray, gaps: Gaps, width: int) -> np.ndarray:

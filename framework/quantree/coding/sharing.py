@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from quantree.coding.base import Coded, Coder, Symbols
 
 _OWN = 8  # bits that a table of its own adds to a file's header, about
-_WORTH = 64  # a table that is a smaller part of its streams' bytes is not worth the search for another
+_LEAST, _SMALL = 1 / 1000, 1 / 64  # parts of a stream's bytes below which its table is not worth the search for another
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ def share(streams: Sequence[Symbols], coded: Sequence[Coded]) -> list[Coded]:
     """
     groups: dict[str, list[int]] = {}
     for i, one in enumerate(coded):
-        if one.table:
+        if one.table and len(one.table) > _LEAST * one.size:
             groups.setdefault(one.coder, []).append(i)
     found = list(coded)
     owner = {i: i for i, one in enumerate(coded) if one.table}
@@ -90,7 +90,7 @@ class _Chain:
     def join_the_small(self) -> None:
         """Clusters whose table counts move to that of any other, where that is smaller."""
         for small in sorted(self.clusters, key=lambda cluster: min(cluster.members)):
-            if 8 * len(small.table) * _WORTH < small.bits:
+            if 8 * len(small.table) < _SMALL * small.bits:
                 continue
             others = [cluster for cluster in self.clusters if cluster is not small]
             joined = [self.under(other.table, (*other.members, *small.members)) for other in others]
