@@ -83,16 +83,18 @@ def _train(baseline: Baseline, data: Splits, work: Path) -> None:
             folder=checkpoints,
             label="baseline",
         )
-        trained = Model(fitted.compressed.decode(), unflatten(fitted.compressed.state), model.apply)
+        state = unflatten(fitted.compressed.state)
+        trained = dataclasses.replace(model, params=fitted.compressed.decode(), state=state)
         validation, history = fitted.score, fitted.history
     seconds = time.perf_counter() - started
-    metric = evaluate(Compressed.from_model(trained), trained, on_test(data)).metric
+    test = evaluate(Compressed.from_model(trained), trained, on_test(data))
     shutil.rmtree(checkpoints, ignore_errors=True)
     orbax.save(str((work / "model").resolve()), _plain(trained), overwrite=True)  # a killed process may have been here
     result = {
         "baseline": baseline.id,
         "validation_metric": validation.metric,
-        "metric": metric,
+        "metric": test.metric,
+        "beside": test.beside,
         "train_seconds": seconds,
         "history": history,
     }
@@ -105,7 +107,7 @@ def _load(folder: Path, baseline: Baseline, data: Splits) -> Trained:
     fresh = _fresh(baseline, data)
     arrays: Any = orbax.load(str((folder / "model").resolve()), _plain(fresh))
     result = json.loads((folder / "result.json").read_text())
-    model = Model(arrays["params"], arrays.get("state", {}), fresh.apply)
+    model = dataclasses.replace(fresh, params=arrays["params"], state=arrays.get("state", {}))
     return Trained(model, data, result["validation_metric"], result["metric"])
 
 

@@ -172,12 +172,14 @@ def _measured(trial: Trial, store: Store, data_dir: Path | None, work: Path) -> 
     jax.block_until_ready(loaded.decode())
     decoded = time.perf_counter()
     write_json(work / "ledger.json", ledger.to_rows())
+    test = evaluate(loaded, trained.model, on_test(trained.splits))
     return {
         **trial.labels(),
         "validation_metric": evaluate(loaded, trained.model, trained.splits.data).metric,
         "baseline_metric": trained.metric,
         "baseline_validation_metric": trained.validation_metric,
-        "metric": evaluate(loaded, trained.model, on_test(trained.splits)).metric,
+        "metric": test.metric,
+        "beside": test.beside,
         "dense_bytes": ledger.dense_bytes,
         "file_bytes": ledger.total,
         "ratio": ledger.ratio,

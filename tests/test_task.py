@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, log_loss, mean_squared_error
 
 from quantree.errors import DataError
-from quantree.task import Classification, Data, Score, batches, measure
+from quantree.task import (
+    Classification,
+    Concordance,
+    Data,
+    Regression,
+    Score,
+    Task,
+    batches,
+    concordance_index,
+    measure,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(25, 4)).astype(np.float32)
@@ -70,3 +82,50 @@ def test_splits_that_are_empty_or_uneven_are_refused() -> None:
 def test_without_a_number_of_examples_an_epoch_is_counted() -> None:
     known = data()
     assert Data(known.train, known.validation, known.task).steps(3) == known.steps(3) == 3
+
+
+FEW = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0])  # so few that ties are common
+PREDICTED = st.lists(st.tuples(st.one_of(FEW, st.floats(-1e3, 1e3, width=32)), FEW), min_size=2, max_size=30)
+
+
+@given(PREDICTED.filter(lambda pairs: len({y for _, y in pairs}) > 1))
+def test_concordance_is_that_of_all_pairs(pairs: list[tuple[float, float]]) -> None:
+    counted = [(f > g) + (f == g) / 2 for f, y in pairs for g, z in pairs if y > z]
+    f, y = (np.array(each, np.float32) for each in zip(*pairs, strict=True))
+    assert concordance_index(f, y) == pytest.approx(sum(counted) / len(counted), abs=1e-12)
+    assert concordance_index(f[:, None], y) == concordance_index(f, y)
+
+
+def test_concordance_needs_different_targets() -> None:
+    with pytest.raises(DataError, match="two examples with different targets"):
+        concordance_index(np.arange(3.0), np.ones(3))
+
+
+def test_concordance_of_many_examples_takes_no_matrix_of_pairs() -> None:
+    y = RNG.normal(size=200_000)
+    assert concordance_index(y + RNG.normal(size=y.size), y) == pytest.approx(0.75, abs=0.01)  # (1 + 2/pi asin r) / 2
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "other"), [(Regression(), "mse", "concordance"), (Concordance(), "concordance", "mse")]
+)
+def test_regression_tells_both_of_its_metrics(task: Task, name: str, other: str) -> None:
+    f, y = RNG.normal(size=(50, 1)).astype(np.float32), RNG.normal(size=50).astype(np.float32)
+    score = measure(lambda inputs: inputs, batches((f, y), 7), task)
+    wanted = {"mse": mean_squared_error(y, f[:, 0]), "concordance": concordance_index(f, y)}
+    assert task.metric_name == name
+    assert score.loss == pytest.approx(wanted["mse"], rel=1e-5)
+    assert score.metric == pytest.approx(wanted[name]) and score.beside == pytest.approx({other: wanted[other]})
+    assert task.better(1.0, 0.5) == (task.direction == "max") == (name == "concordance")
+
+
+def test_what_is_no_target_of_a_regression_is_told() -> None:
+    for targets, reason in (
+        (np.arange(3), r"floats \[n\], not int64 \[n\]"),
+        (np.ones((3, 2)), r"not float64 \[n, 2\]"),
+        (np.array([1.0, np.nan]), "NaN or infinite"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            Regression().check_targets(targets)
+    with pytest.raises(DataError, match="one number for each example, and the network gives 4"):
+        measure(lambda inputs: inputs, batches((LOGITS, LOGITS[:, 0]), 10), Regression())

@@ -175,13 +175,22 @@ class _ArraysOnly(pickle.Unpickler):
     _reconstruct = np.zeros(0).__reduce__()[0]
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        name = f"{module_name}.{global_name}"
-        if name in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
-            return type(self)._reconstruct
-        known = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "_codecs.encode": _bytes_of}
+        name = f"{module_name}.{global_name}".replace("numpy._core.", "numpy.core.")  # its new name in NumPy 2
+        known = {
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            "numpy.core.multiarray._reconstruct": type(self)._reconstruct,
+            "numpy.core.numeric._frombuffer": _array_of,
+            "_codecs.encode": _bytes_of,
+        }
         if name not in known:
             raise pickle.UnpicklingError(f"it names {name}")
         return known[name]
+
+
+def _array_of(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray:
+    """How NumPy names an array that is contiguous, from protocol 5 on."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 def _bytes_of(text: str, encoding: str) -> bytes:

@@ -91,10 +91,9 @@ class _DeepDta(nnx.Module):
         # the two; its gradient is a product of matrices too, where that of a look-up is a scatter.
         kernel = jnp.einsum("ve,kef->kvf", embedding, first.kernel[...])
         letters = jax.nn.one_hot(tokens.astype(jnp.int32), len(embedding), dtype=kernel.dtype)
-        x = jax.lax.conv_general_dilated(letters, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
-        x = nnx.relu(x + first.bias[...])
+        x = nnx.relu(convolve(letters, kernel, first.bias[...]))
         for conv in others:
-            x = nnx.relu(conv(x))
+            x = nnx.relu(convolve(x, conv.kernel[...], conv.bias[...]))
         return x.max(axis=1)
 
     def head(self, features: Array) -> Array:
@@ -105,6 +104,22 @@ class _DeepDta(nnx.Module):
             if i < self.layers - 1:
                 x = self.dropout(x)
         return getattr(self, f"fc{self.layers}")(x)
+
+
+def convolve(x: Array, kernel: Array, bias: Array) -> Array:
+    """Convolution with stride 1 and no padding.
+
+    x: [n, length, in]. kernel: [k, in, out]. bias: [out]. Returns [n, length - k + 1, out].
+
+    Where it must be deterministic, cuDNN's convolution is not tuned; a product of matrices needs no tuning.
+    """
+    bias = bias.reshape(1, 1, -1)
+    if jax.default_backend() == "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")) + bias
+    taps, _, filters = kernel.shape
+    places = x.shape[1] - taps + 1
+    patches = jnp.concatenate([x[:, i : i + places] for i in range(taps)], axis=2)
+    return patches @ kernel.reshape(-1, filters) + bias
 
 
 def _keras_uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
