@@ -181,15 +181,15 @@ def _read(payload: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
 
 
 def _slice_rows(values: np.ndarray) -> int:
-    """After how many rows the same places come again: those of a kernel's input channels, or, in a matrix, the distance
-    at which rows have most in common, as rows of pixels under each other do.
+    """After how many rows the same inputs come again: a kernel's, or, in a matrix, the distance at which rows have most
+    in common, as rows of pixels under each other do.
     """
     if values.ndim != 2:
         return values.shape[-2] if values.ndim > 2 else 1
     used = values[: _SAMPLE // values.shape[1] + 1] != 0
     lags = range(2, min(_LAGS, len(used) // 4))
     common = [np.count_nonzero(used[lag:] & used[:-lag]) / (len(used) - lag) for lag in lags]
-    return lags[int(np.argmax(common))] if common else 1
+    return lags[int(np.argmax(common))] if common else len(values)
 
 
 def _layout(shape: tuple[int, ...], alphabet: int, flags: int, slice_rows: int) -> Layout:

@@ -1,7 +1,7 @@
 """What the adaptive coder expects of the next binary decision, from the decisions before it.
 
 A symbol is a zero flag, then its bits from the top down: the path to it in a binary tree. Six counters, found under six
-contexts (the column, the row, the neighbours, ...), each predict the decision; their predictions are added up in the
+contexts (the output, the input, the neighbours, ...), each predict the decision; their predictions are added up in the
 logistic domain, and both the counters and the weights of the sum learn from the outcome (Mahoney 2005, the compressors
 of the PAQ family; contexts from where a weight lies are in the spirit of DeepCABAC, Wiedemann et al. 2019). All
 arithmetic is on integers of 32 bits, so that every machine predicts the same. docs/file-format.md has the numbers.
@@ -47,7 +47,7 @@ STRETCH, SQUASH, RATES = _tables()
 class Layout(NamedTuple):
     """What does not change in a stream, uint32 scalars.
 
-    columns: symbols per row. period: cells, i.e. distance to the symbol at the same place of the slice before.
+    columns: symbols per row. period: symbols per slice; a place in it is a cell, and a row of it a channel.
     bits: of a value. flags: 1 if there are zero flags, and values are symbols - 1; 0 if values are the symbols.
     """
 
@@ -61,8 +61,8 @@ class Model(NamedTuple):
     """What was learned and where we are.
 
     counters: uint32 [6 * 65536], the chance of a 1 in the upper 22 bits and below it how many decisions made it.
-    weights: int32 [64, 8], of which 6 are used. columns, cells: uint32 [65536], histories of a column and of a place in
-    the slice; left: that of the row. In a history the upper half has a bit for each of the last 16 symbols, 1 if it is
+    weights: int32 [64, 8], of which 6 are used. columns, cells: uint32 [65536], histories of columns and of cells;
+    left: that of the row. In a history the upper half has a bit for each of the last 16 symbols, 1 if it is
     not 0, the last one lowest; the lower half is the last symbol that is not 0. node: 0 if a zero flag comes next, else
     the node in the tree of values; level: how many bits of the value are to come. decisions: how many were made.
 
@@ -80,7 +80,7 @@ class Model(NamedTuple):
     level: Array
     decisions: Array
     column: Array
-    row: Array
+    channel: Array
     cell: Array
     places: Array
     states: Array
@@ -102,7 +102,7 @@ def fresh(layout: Layout) -> Model:
         level=jnp.asarray(layout.bits),
         decisions=zero,
         column=zero,
-        row=zero,
+        channel=zero,
         cell=zero,
         places=jnp.zeros(INPUTS, jnp.uint32),
         states=jnp.zeros(INPUTS, jnp.uint32),
@@ -169,7 +169,7 @@ def learn(
         level=jnp.where(done, layout.bits, level),
         decisions=jnp.minimum(model.decisions, _MANY) + 1,
         column=jnp.where(end, zero, column),
-        row=model.row + end.astype(jnp.uint32),
+        channel=jnp.where(cell == layout.period, zero, model.channel + end.astype(jnp.uint32)),
         cell=jnp.where(cell == layout.period, zero, cell),
     )
     return _look(model, layout), done, symbol
@@ -182,29 +182,29 @@ def _root(layout: Layout) -> Array:
 
 def _look(model: Model, layout: Layout) -> Model:
     """Reads what the next decision needs."""
-    node, left, column, row = model.node, model.left, model.column, model.row
+    node, left, column, channel = model.node, model.left, model.column, model.channel
     above, behind = model.columns[column & (_MEMORY - 1)], model.cells[model.cell & (_MEMORY - 1)]
     flags_left, flags_above, flags_behind = left >> 16, above >> 16, behind >> 16
     counted = _magnitude(model.counters[column & (_HALF - 1)])
-    counted_row = _magnitude(model.counters[(row & (_HALF - 1)) + _SLOTS])
+    counted_channel = _magnitude(model.counters[(channel & (_HALF - 1)) + _SLOTS])
     population = lax.population_count
     for_flag = jnp.stack(
         [
             column,
-            row,
+            channel,
             flags_left & 63 | (flags_above & 15) << 6 | (flags_behind & 3) << 10,
-            counted | counted_row << 4 | (flags_left & 1) << 8 | (flags_above & 1) << 9 | (flags_behind & 1) << 10,
+            counted | counted_channel << 4 | (flags_left & 1) << 8 | (flags_above & 1) << 9 | (flags_behind & 1) << 10,
             flags_behind & 255 | counted << 8,
-            population(flags_left) | population(flags_above) << 5 | counted_row << 10,
+            population(flags_left) | population(flags_above) << 5 | counted_channel << 10,
         ]
     )
-    near = jnp.stack([jnp.uint32(0), column, left & 0xFFFF, above & 0xFFFF, behind & 0xFFFF, row])
+    near = jnp.stack([jnp.uint32(0), column, left & 0xFFFF, above & 0xFFFF, behind & 0xFFFF, channel])
     for_bit = ((near << layout.bits) + node) | _HALF
     flag = node == 0
     places = jnp.where(flag, for_flag & (_HALF - 1), for_bit & (_SLOTS - 1))
     places += jnp.arange(INPUTS, dtype=jnp.uint32) * _SLOTS
     states = model.counters[places]
-    seen = _floor_log2((states & 1023) + 1)  # how far the column's and the row's counter can be trusted
+    seen = _floor_log2((states & 1023) + 1)  # how far the column's and the channel's counter can be trusted
     trust = jnp.minimum(seen[0], 7) * 4 + jnp.minimum(seen[1] >> 1, 3)
     chosen = jnp.where(flag, trust, _TREE_SETS + _floor_log2(node | 1))
     return model._replace(places=places, states=states, chosen=chosen, above=above, behind=behind)
