@@ -105,18 +105,22 @@ Choice = Annotated[T, _Choice()]
 
 
 class Named:
-    """Pydantic marker for a string: the name of a registered plug-in, `Annotated[str, Named(Learner)]`."""
+    """Pydantic marker for a string: the name of a registered plug-in, `Annotated[str, Named(Learner)]`, or one of a few
+    other words.
+    """
 
-    def __init__(self, family: type[Plugin]) -> None:
-        self.family = family
+    def __init__(self, family: type[Plugin], *others: str) -> None:
+        self.family, self.others = family, others
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), "enum": sorted(registered(self.family.family))}
+        return {**handler(schema), "enum": [*self.others, *sorted(registered(self.family.family))]}
 
     def _check(self, name: str) -> str:
+        if name in self.others:
+            return name
         try:
             self.family.named(name)
         except PluginError as error:

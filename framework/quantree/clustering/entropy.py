@@ -6,6 +6,7 @@ bits, and how many there are follows from the slope. Both forms keep clusters th
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -201,11 +202,12 @@ def _result(given: Scalars, ordered: Sorted, bounds: np.ndarray, steps: int) -> 
     centroids = (ordered.means(bounds, nothing) if ordered.values.size else nothing).astype(given.dtype)
     codes, counts, inertia = settle(given, ordered, ordered.values[bounds[1:-1] - 1], centroids)
     present = counts[counts > 0]
+    # `jnp.asarray` of an array in NumPy compiles a program for each shape; to put it on the device needs none.
     return EntropyCoded(
-        centroids=jnp.asarray(centroids),
-        codes=jnp.asarray(codes),
+        centroids=jax.device_put(centroids),
+        codes=jax.device_put(codes),
         inertia=jnp.asarray(inertia),
-        counts=jnp.asarray(counts),
+        counts=jax.device_put(counts),
         bits=jnp.asarray(present @ np.log2(present.sum() / present), given.dtype),
         steps=jnp.asarray(steps, jnp.int32),
     )

@@ -62,10 +62,14 @@ class Affine(Codebook):
     k: int = static()
 
     def table(self) -> jax.Array:
+        # Outside of a program in NumPy: XLA would compile one for each k.
+        traced = any(isinstance(field, jax.core.Tracer) for field in (self.scale, self.offset))
+        xp = jnp if traced else np
         # In 16 bits not even the level numbers would be exact.
         wide = np.promote_types(self.scale.dtype, np.float32)
-        levels = jnp.arange(self.k, dtype=wide)
-        return (self.offset.astype(wide) + self.scale.astype(wide) * levels).reshape(1, self.k, 1)
+        scale, offset = (xp.asarray(field).astype(wide) for field in (self.scale, self.offset))
+        levels = (offset + scale * xp.arange(self.k, dtype=wide)).reshape(1, self.k, 1)
+        return levels if traced else jax.device_put(levels)
 
     @property
     def size(self) -> int:

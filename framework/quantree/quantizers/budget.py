@@ -62,7 +62,7 @@ class Budget(Stage):
     blocking: Choice[Blocking] = Field(
         default=Scalar(), description="how a leaf is cut into the vectors that get one code each"
     )
-    coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    coder: CoderName = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
     centroids: Literal["float16", "float32"] = Field(
         default="float16",
         description="floats of the codebooks: 16 bits, but where 32 are worth their bytes; or always 32, for a "

@@ -20,7 +20,7 @@ class Preset(Stage):
     match: Patterns | None = Field(
         default=None, description="leaves to take; default: every float leaf with two or more axes"
     )
-    coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    coder: CoderName = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
 
 
 @register("kmeans")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.coding import Coder
@@ -24,7 +24,10 @@ from quantree.stage import Context, Patterns, Stage, is_float_leaf, select
 _MOST = 1.4  # by which `keep_energy` scales: where half of the energy is lost, it would double the error
 
 
-CoderName = Annotated[str, Named(Coder)]
+CoderName = Annotated[
+    Annotated[str, Named(Coder, "smallest")] | None, AfterValidator(lambda name: None if name == "smallest" else name)
+]
+"""The coder that a recipe names; None, or "smallest", stands for the one that takes the fewest bytes."""
 
 
 @register("quantize")
@@ -46,7 +49,7 @@ class Quantize(Stage):
         default=Scalar(), description="how a leaf is cut into the vectors that get one code each"
     )
     learner: Choice[Learner] = Field(description="how codebook and codes are found")
-    coder: CoderName | None = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
+    coder: CoderName = Field(default=None, description="coder of the codes; default: the smallest for each leaf")
     keep_energy: bool = Field(
         default=False,
         description="scale each codebook so that its weights keep their sum of squares, by 1.4 at most: the least "
