@@ -14,7 +14,7 @@ from flax import nnx
 import quantree as qt
 from quantree.encodings import Compressed, float_fields
 from quantree.model import Model
-from quantree.recovery import Training, fit
+from quantree.recovery import Training, evaluate, fit
 from quantree.recovery.stem import beyond_stem
 from quantree.task import Batch, Data, Regression
 
@@ -163,6 +163,14 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> Non
         tuned(dataclasses.replace(DATA, train=cut_off), tmp_path)
     for one, other in zip(*map(jax.tree.leaves, (tuned(DATA, tmp_path), tuned(DATA, None))), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def test_a_score_is_that_of_the_whole_network() -> None:
+    model = forked()
+    scores = [
+        evaluate(Compressed.from_model(model), each, DATA) for each in (model, dataclasses.replace(model, stem=None))
+    ]
+    assert scores[0].metric == pytest.approx(scores[1].metric, rel=1e-5) and scores[0].metric > 0.1
 
 
 SHARED = [{"kind": "kmeans", "match": ["conv_left/kernel", "fc1/kernel"], "k": 4, "grouping": "net"}]

@@ -21,7 +21,7 @@ from quantree.model import Apply, Model, flatten, unflatten
 from quantree.progress import track
 from quantree.recovery.checkpoint import Checkpoints
 from quantree.recovery.objective import Objective
-from quantree.recovery.stem import beyond_stem
+from quantree.recovery.stem import Features, beyond_stem, forward
 from quantree.schema import Config
 from quantree.task import Augment, Data, Score, measure, prefetch
 
@@ -177,12 +177,11 @@ def fit(
 
 def evaluate(compressed: Compressed, model: Model, data: Data) -> Score:
     """Loss and metric of a compressed model on the validation split."""
-    forward = _forward(applied(model))
-    return measure(
-        functools.partial(forward, compressed.decode(), unflatten(compressed.state)),
-        data.validation(_EVALUATION_BATCH),
-        data.task,
-    )
+    apply, split = applied(model), data.validation(_EVALUATION_BATCH)
+    params, state = compressed.decode(), unflatten(compressed.state)
+    if model.stem is not None:
+        apply, split = model.stem.head, Features(model.stem, params, state).through(split)
+    return measure(functools.partial(forward(apply), params, state), split, data.task)
 
 
 def applied(model: Model) -> Apply:
@@ -208,11 +207,6 @@ def _finite(loss: float, what: str, where: str) -> float:
 
 def _plain(score: Score | None) -> list[float] | None:
     return None if score is None else [score.loss, score.metric]
-
-
-@functools.lru_cache(maxsize=64)
-def _forward(apply: Apply) -> Callable[..., jax.Array]:
-    return jax.jit(lambda params, state, inputs: apply(params, state, inputs)[0])
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
-"""A stem that no training changes need not run at every step: its features are computed once for what is distinct."""
+"""A stem runs once for all that is distinct in its inputs; if no training changes it, once for the whole training."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +45,18 @@ def beyond_stem(
         return None
     if update is not None and _differ(params, update(compressed, 1.0).decode(), reads):
         return None
-    return replace(model, apply=stem.head, stem=None), _Features(stem, params, state, data).data()
+    features = Features(stem, params, state)
+    # One by one no example is left over, and in this order whatever a later epoch brings has been seen. So features do
+    # not depend on where a training that was cut off goes on.
+    for examples in (data.train(0, 0, 1), data.validation(_ROWS)):
+        for inputs, _ in examples:
+            features.meet(inputs)
+    short = replace(
+        data,
+        train=lambda seed, epoch, size: features.through(data.train(seed, epoch, size)),
+        validation=lambda size: features.through(data.validation(size)),
+    )
+    return replace(model, apply=stem.head, stem=None), short
 
 
 def _reads(branch: Apply, params: Any, state: Any, inputs: Any) -> set[str] | None:
@@ -85,38 +97,33 @@ def _differ(before: Any, after: Any, paths: set[str]) -> bool:
     return any(not np.array_equal(np.asarray(old[path]), np.asarray(new[path])) for path in paths)
 
 
-class _Features:
-    """What the branches of a stem give for every distinct part of an input that was seen."""
+class Features:
+    """What the branches of a stem give for every distinct part of an input that was seen, with these parameters."""
 
-    def __init__(self, stem: Stem, params: Any, state: Any, data: Data) -> None:
-        self.inner = data
+    def __init__(self, stem: Stem, params: Any, state: Any) -> None:
         self.branches = [_Branch(part, apply, params, state) for part, apply in stem.branches]
-        # One by one no example is left over, and in this order whatever a later epoch brings has been seen. So
-        # features do not depend on where a training that was cut off goes on.
-        for examples in (data.train(0, 0, 1), data.validation(_ROWS)):
-            for inputs, _ in examples:
-                for branch in self.branches:
-                    branch.meet(inputs)
 
-    def data(self) -> Data:
-        """The same data with features [n, widths together] as inputs."""
-        inner = self.inner
-        return replace(
-            inner,
-            train=lambda seed, epoch, size: self._through(inner.train(seed, epoch, size)),
-            validation=lambda size: self._through(inner.validation(size)),
-        )
+    def meet(self, inputs: Any) -> None:
+        """Takes note of inputs [n, ...] that will be asked for."""
+        for branch in self.branches:
+            branch.meet(inputs)
 
-    def _through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches with features [n, widths together] in place of inputs [n, ...]."""
         for inputs, targets in batches:
             yield np.concatenate([branch.features(inputs) for branch in self.branches], axis=1), targets
+
+
+@functools.lru_cache(maxsize=64)
+def forward(apply: Apply) -> Callable[..., jax.Array]:
+    """Jitted: (params, state, inputs) -> outputs."""
+    return jax.jit(lambda params, state, inputs: apply(params, state, inputs)[0])
 
 
 class _Branch:
     def __init__(self, part: slice, apply: Apply, params: Any, state: Any) -> None:
         self.part = part
-        run = jax.jit(lambda params, state, inputs: apply(params, state, inputs)[0])
-        self.run = lambda inputs: np.asarray(run(params, state, inputs))
+        self.run = lambda inputs: np.asarray(forward(apply)(params, state, inputs))
         self.places: dict[bytes, int] = {}
         self.waiting: list[np.ndarray] = []
         self.known: list[np.ndarray] = []
