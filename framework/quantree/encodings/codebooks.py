@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,14 +63,14 @@ class Affine(Codebook):
     k: int = static()
 
     def table(self) -> jax.Array:
-        # Outside of a program in NumPy: XLA would compile one for each k.
-        traced = any(isinstance(field, jax.core.Tracer) for field in (self.scale, self.offset))
-        xp = jnp if traced else np
         # In 16 bits not even the level numbers would be exact.
         wide = np.promote_types(self.scale.dtype, np.float32)
-        scale, offset = (xp.asarray(field).astype(wide) for field in (self.scale, self.offset))
-        levels = (offset + scale * xp.arange(self.k, dtype=wide)).reshape(1, self.k, 1)
-        return levels if traced else jax.device_put(levels)
+        if isinstance(self.scale, jax.core.Tracer) or isinstance(self.offset, jax.core.Tracer):
+            levels = jnp.arange(self.k, dtype=wide)
+            return (self.offset.astype(wide) + self.scale.astype(wide) * levels).reshape(1, self.k, 1)
+        # Outside of a program in NumPy: XLA would compile one for each k.
+        scale, offset = np.asarray(self.scale).astype(wide), np.asarray(self.offset).astype(wide)
+        return jax.device_put((offset + scale * np.arange(self.k, dtype=wide)).reshape(1, self.k, 1))
 
     @property
     def size(self) -> int:
