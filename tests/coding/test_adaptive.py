@@ -58,6 +58,13 @@ def test_cut_or_extended_payloads_are_refused(drawn: tuple[np.ndarray, int], dat
         assert ((decoded >= 0) & (decoded < alphabet)).all()
 
 
+def test_a_zero_more_is_refused_where_the_number_needs_no_last_byte() -> None:
+    values = np.ones((20, 10), np.uint8)  # all decisions are 1, and the encoder's number stays 0
+    payload = check_round_trip(values, 2)
+    with pytest.raises(FormatError, match="goes on"):
+        Adaptive().decode(payload + b"\0", b"", values.shape, 2)
+
+
 def test_symbols_outside_of_the_alphabet_are_refused() -> None:
     values = np.random.default_rng(0).integers(0, 8, (20, 20))
     values[0, 0] = 0
@@ -113,6 +120,22 @@ def test_printed_decoder(
         values = rng.integers(0, alphabet, shape) * (rng.random(shape) < density)
         payload = encode(values, alphabet)
         assert printed_decoder(payload, b"", shape, alphabet) == values.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (100, 200),
+        pytest.param((3, 70_000), marks=pytest.mark.slow),  # more columns than are remembered
+        pytest.param((600, 500), marks=pytest.mark.slow),  # until the weights learn most slowly
+    ],
+)
+def test_printed_decoder_on_longer_streams(
+    shape: tuple[int, ...], printed_decoder: Callable[[bytes, bytes, tuple[int, ...], int], list[int]]
+) -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.random(shape) < rng.random(shape[-1])).astype(np.uint8)
+    assert printed_decoder(encode(values, 2), b"", shape, 2) == values.reshape(-1).tolist()
 
 
 def test_tables_are_the_same_whatever_the_logarithm() -> None:

@@ -22,10 +22,8 @@ _SETS, _TREE_SETS = 64, 32  # sets of weights; those from 32 on are for bits of 
 _ONE = 1 << 14  # a weight of 1
 _FIRST = round(0.2 * _ONE)
 _HEAVIEST = 8 * _ONE
-_LEARNING = (
-    16,
-    19,
-)  # right shifts, from first to last: a nat and an error of 1 move a weight by 2**(7 + 16 - 14 - shift)
+# Right shifts, from first to last: a nat and an error of 1 move a weight by 2**(7 + 16 - 14 - shift).
+_LEARNING = 16, 19
 _NAT = 128
 _CERTAIN = 12 * _NAT - 1
 _MANY = 1 << 20  # decisions, after which weights learn no more slowly
@@ -62,9 +60,9 @@ class Model(NamedTuple):
 
     counters: uint32 [6 * 65536], the chance of a 1 in the upper 22 bits and below it how many decisions made it.
     weights: int32 [64, 8], of which 6 are used. columns, cells: uint32 [65536], histories of columns and of cells;
-    left: that of the row. In a history the upper half has a bit for each of the last 16 symbols, 1 if it is
-    not 0, the last one lowest; the lower half is the last symbol that is not 0. node: 0 if a zero flag comes next, else
-    the node in the tree of values; level: how many bits of the value are to come. decisions: how many were made.
+    left: that of the row. In a history the upper half has a bit for each of the last 16 symbols, 1 if it is not 0, the
+    last one lowest; the lower half is the last symbol that is not 0. node: 0 if a zero flag comes next, else where
+    we are in the tree of values; level: how many bits of the value are to come. decisions: how many were made.
 
     The last five fields were looked up for the next decision: the counters' places and what they hold [6], the set of
     weights, and the histories of the column and the cell. They are read at the end of a step, and not at the start of
