@@ -23,6 +23,7 @@ LIBRARY_ORDER = (
     {"model"},
     {"linen"},
     {"encodings"},
+    {"products"},
     {"storage", "checkpoints"},
     {"graph"},
     {"stage"},

@@ -1,6 +1,6 @@
 """quantree turns a trained network into a small file and shows what that cost in accuracy."""
 
-from quantree import clustering, conformance
+from quantree import clustering, conformance, products
 from quantree.coding import Coder
 from quantree.encodings import Blocking, Codebook, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, FormatError, LeafError, PluginError, QuantreeError
@@ -43,6 +43,7 @@ __all__ = [
     "from_nnx",
     "from_params",
     "load",
+    "products",
     "register",
     "save",
 ]

@@ -1,0 +1,264 @@
+"""Every layout and every form against the dense product."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantree.encodings import Affine, Coded, Scalar, SubVectors, Table
+from quantree.errors import LeafError
+from quantree.products import Csc, Hac, IndexMap, Shac, coded_conv, coded_matmul, coded_matrix, pack
+from quantree.products.matmul import _part
+from quantree.products.pack import LAYOUTS
+from tests.compilations import compilations
+
+FORMS = [(layout, form) for layout, kind in LAYOUTS.items() for form in kind.forms]
+each_form = pytest.mark.parametrize(("layout", "form"), FORMS, ids=["-".join(pair) for pair in FORMS])
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+SHAPES = [(24, 6), (1, 1), (37, 150)]  # few of them, because each is compiled; the last has two tiles
+
+
+def example(
+    n: int, m: int, k: int, density: float, zero: bool, seed: int, skewed: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Symbols [n, m] with an empty row and an empty column, centroids [k], and the dense matrix."""
+    rng = np.random.default_rng(seed)
+    found = np.minimum(rng.geometric(0.3, (n, m)), k + zero) - 1 if skewed else rng.integers(0, k + zero, (n, m))
+    symbols = np.where(rng.random((n, m)) < density, found, 0)
+    symbols[n // 2], symbols[:, m // 2] = 0, 0
+    centroids = rng.standard_normal(k).astype(np.float32)
+    return symbols, centroids, (np.r_[np.float32(0), centroids] if zero else centroids)[symbols]
+
+
+def inputs(*shape: int) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+
+
+@each_form
+def test_product_is_the_dense_one(layout: str, form: str) -> None:
+    symbols, centroids, dense = example(37, 150, 31, 0.3, True, 0)
+    x = inputs(3, 37)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ dense, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@each_form
+@given(
+    shape=st.sampled_from(SHAPES),
+    k=st.sampled_from([1, 2, 31]),
+    density=st.sampled_from([0.0, 0.05, 0.4, 1.0]),
+    zero=st.booleans(),
+    skewed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_product_of_any_matrix(
+    layout: str, form: str, shape: tuple[int, int], k: int, density: float, zero: bool, skewed: bool, seed: int
+) -> None:
+    symbols, centroids, dense = example(*shape, k, density, zero, seed, skewed)
+    x = inputs(3, shape[0])
+    matrix = coded_matrix(symbols, centroids, zero=zero, layout=layout)
+    np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ dense, rtol=1e-4, atol=1e-4)
+
+
+@each_layout
+def test_a_tile_is_the_symbols(layout: str) -> None:
+    symbols, centroids, _ = example(50, 150, 31, 0.3, True, 0)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    tile = jax.jit(lambda matrix, first: matrix.tile(first))(matrix, jnp.int32(9))
+    np.testing.assert_array_equal(tile, symbols[:, 9 : 9 + matrix.width])
+
+
+@pytest.mark.parametrize("form", Hac.forms)
+@pytest.mark.parametrize("layout", ["hac", "shac"])
+def test_codewords_longer_than_the_table(layout: str, form: str) -> None:
+    # 6000 symbols that occur once take more than 12 bits each, after runs of a common one.
+    symbols = np.zeros((9000, 2), np.int32)
+    symbols[::3, 0], symbols[1::3, 1] = np.arange(3000), np.arange(3000, 6000)
+    centroids = np.random.default_rng(0).standard_normal(6000).astype(np.float32)
+    matrix = coded_matrix(symbols, centroids, layout=layout)
+    assert isinstance(matrix, Hac | Shac) and matrix.codes.deep
+    x = inputs(2, 9000)
+    np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ centroids[symbols], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@each_form
+def test_any_batch_shape_and_bfloat16(layout: str, form: str) -> None:
+    symbols, centroids, dense = example(24, 6, 5, 0.4, True, 1)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    for shape in [(24,), (2, 3, 24), (0, 24)]:
+        x = inputs(*shape)
+        np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ dense, rtol=1e-4, atol=1e-4)
+    x = jnp.asarray(inputs(3, 24), jnp.bfloat16)
+    product = coded_matmul(x, matrix, form=form)
+    assert product.dtype == jnp.bfloat16
+    np.testing.assert_allclose(product.astype(jnp.float32), x.astype(jnp.float32) @ dense, rtol=1e-2, atol=1e-2)
+
+
+@each_layout
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_a_matrix_without_elements(layout: str, shape: tuple[int, int]) -> None:
+    matrix = coded_matrix(np.zeros(shape, np.int32), np.ones(2, np.float32), layout=layout)
+    np.testing.assert_array_equal(coded_matmul(inputs(2, shape[0]), matrix), np.zeros((2, shape[1])))
+
+
+@pytest.mark.slow
+@each_form
+def test_columns_shared_among_threads_and_one_program_agree(layout: str, form: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NPROC", "3")
+    symbols, centroids, dense = example(20, 400, 7, 0.3, True, 2)  # 134 columns each, and the last begins early
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    x = jnp.asarray(inputs(3, 20))
+    shared = coded_matmul(x, matrix, form=form)
+    alone = jax.jit(lambda x, matrix: coded_matmul(x, matrix, form=form))(x, matrix)
+    np.testing.assert_allclose(shared, x @ dense, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-5)
+
+
+@each_layout
+@pytest.mark.parametrize("zero", [True, False])
+def test_gradients_are_those_of_the_dense_product(layout: str, zero: bool) -> None:
+    symbols, centroids, _ = example(30, 150, 7, 0.3, zero, 3)
+    matrix = coded_matrix(symbols, centroids, zero=zero, layout=layout)
+    x, codes = jnp.asarray(inputs(2, 3, 30)), jnp.asarray(symbols)
+
+    @jax.jit
+    @jax.grad
+    def coded(trained: tuple[jax.Array, jax.Array], matrix: Any) -> jax.Array:
+        return jnp.sum(jnp.sin(coded_matmul(trained[0], dataclasses.replace(matrix, centroids=trained[1]))))
+
+    @jax.grad
+    def dense(trained: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x, centroids = trained
+        values = jnp.concatenate([jnp.zeros(1), centroids]) if zero else centroids
+        return jnp.sum(jnp.sin(x @ values[codes]))
+
+    trained = x, jnp.asarray(centroids)
+    for ours, theirs in zip(coded(trained, matrix), dense(trained), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings"),
+    [
+        ((3, 3), {}),
+        ((3, 2), {"strides": (2, 1), "padding": "VALID"}),
+        ((2, 3), {"padding": ((1, 2), (0, 3)), "dilation": (2, 1)}),
+    ],
+)
+def test_convolution(kernel: tuple[int, int], settings: dict[str, Any]) -> None:
+    channels, out = 3, 5
+    symbols, centroids, _ = example(kernel[0] * kernel[1] * channels, out, 6, 0.5, True, 4)
+    dense = np.r_[np.float32(0), centroids][symbols].reshape(*kernel, channels, out)
+    x = jnp.asarray(inputs(2, 9, 8, channels))
+    expected = jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(dense),
+        settings.get("strides", (1, 1)),
+        settings.get("padding", "SAME"),
+        rhs_dilation=settings.get("dilation", (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    for layout in ("csc", "index_map"):
+        matrix = coded_matrix(symbols.reshape(dense.shape), centroids, zero=True, layout=layout)
+        product = coded_conv(x, matrix, kernel, **settings)
+        np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codebook", ["table", "affine"])
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_leaf_is_packed_as_it_decodes(codebook: str, zero: bool, masked: bool) -> None:
+    symbols, centroids, _ = example(24, 6, 5, 0.7, zero, 5)
+    mask = jnp.asarray(np.random.default_rng(0).random(symbols.shape) < 0.5) if masked else None
+    shape, dtype = (2, 12, 6), np.dtype(np.float32)
+    leaf = Coded(
+        jnp.asarray(symbols.reshape(1, -1).astype(np.uint8)),
+        None if mask is None else mask.reshape(shape),
+        "book",
+        Scalar(),
+        zero,
+        shape,
+        dtype,
+    )
+    book = Table(jnp.asarray(centroids)[None, :, None])
+    if codebook == "affine":
+        book = Affine(jnp.float32(0.5), jnp.float32(-1), 5)
+    dense, x = np.asarray(leaf.decode({"book": book})).reshape(24, 6), inputs(3, 24)
+    for layout in LAYOUTS:
+        matrix = pack(leaf, {"book": book}, layout)
+        np.testing.assert_allclose(coded_matmul(x, matrix), x @ dense, rtol=1e-4, atol=1e-4)
+
+
+def test_the_smallest_layout_is_chosen() -> None:
+    for density, kind in ((0.01, Csc | Shac), (1.0, IndexMap)):
+        symbols, centroids, _ = example(400, 300, 15, density, True, 6)
+        matrix = coded_matrix(symbols, centroids, zero=True)
+        assert isinstance(matrix, kind)
+        others = [coded_matrix(symbols, centroids, zero=True, layout=layout).nbytes for layout in LAYOUTS]
+        assert matrix.nbytes == min(others)
+
+
+@each_layout
+def test_memory_counts_every_array(layout: str) -> None:
+    symbols, centroids, _ = example(300, 200, 31, 0.1, True, 7)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    assert matrix.nbytes == sum(leaf.nbytes for leaf in jax.tree.leaves(matrix))
+    assert sum(matrix.bits().values()) == 8 * matrix.nbytes
+
+
+@each_form
+def test_the_dense_matrix_is_never_in_memory(layout: str, form: str) -> None:
+    n, m = 500, 4000  # 8 MB
+    symbols, centroids, _ = example(n, m, 31, 0.05, True, 8)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    values = matrix.values()
+    memory = _part.outer.lower(inputs(8, n), values, matrix, np.int32(0), m, form).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * n * m / 8
+
+
+@pytest.mark.slow
+@each_form
+def test_equal_shapes_are_compiled_once(layout: str, form: str) -> None:
+    symbols, centroids, _ = example(40, 9, 7, 0.4, True, 9)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    x = jnp.asarray(inputs(4, 40))
+    other = dataclasses.replace(matrix, centroids=matrix.centroids + 1)
+    coded_matmul(x, matrix, form=form)
+    with compilations() as compiled:
+        for _ in range(3):
+            coded_matmul(x, other, form=form)
+    assert compiled == []
+
+
+def test_what_can_not_be_is_refused() -> None:
+    symbols, centroids, _ = example(24, 6, 5, 0.5, False, 10)
+    with pytest.raises(LeafError, match="did you mean 'shac'"):
+        coded_matrix(symbols, centroids, layout="shak")
+    with pytest.raises(LeafError, match=r"centroids explain 0\.\.3"):
+        coded_matrix(symbols, centroids[:4])
+    with pytest.raises(LeafError, match="array of integers"):
+        coded_matrix(symbols.astype(np.float32), centroids)
+    with pytest.raises(LeafError, match="floats"):
+        coded_matrix(symbols, centroids[None])
+    matrix = coded_matrix(symbols, centroids, layout="index_map")
+    with pytest.raises(LeafError, match=r"x is an array of floats \[..., 24\]"):
+        coded_matmul(inputs(2, 23), matrix)
+    with pytest.raises(LeafError, match="no form 'sums'"):
+        coded_matmul(inputs(2, 24), matrix, form="sums")
+    with pytest.raises(LeafError, match="one group"):
+        coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), groups=2)
+    with pytest.raises(LeafError, match="not coded as a matrix of 24 rows"):
+        coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (3, 3))
+    with pytest.raises(LeafError, match="1, 2 or 4"):
+        Csc.of(symbols, centroids, False, group=3)
+    vectors = Coded(jnp.zeros((1, 36), jnp.uint8), None, "book", SubVectors(d=4), False, (24, 6), np.dtype(np.float32))
+    with pytest.raises(LeafError, match="one code for each weight"):
+        pack(vectors, {})
