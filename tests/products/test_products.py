@@ -112,6 +112,7 @@ def test_a_matrix_without_elements(layout: str, shape: tuple[int, int]) -> None:
 @each_form
 def test_columns_shared_among_threads_and_one_program_agree(layout: str, form: str, monkeypatch: Any) -> None:
     monkeypatch.setenv("NPROC", "3")
+    monkeypatch.setattr(LAYOUTS[layout], "alone", 0)
     symbols, centroids, dense = example(20, 400, 7, 0.3, True, 2)  # 134 columns each, and the last begins early
     matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
     x = jnp.asarray(inputs(3, 20))

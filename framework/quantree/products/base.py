@@ -40,6 +40,8 @@ class CodedMatrix:
 
     forms: ClassVar[tuple[str, ...]]
     """How a product may be computed; see `matmul`."""
+    alone: ClassVar[int] = 1 << 25
+    """Multiplications of the dense product up to which one core is as fast as several."""
 
     @classmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool) -> Self:
@@ -54,7 +56,7 @@ class CodedMatrix:
     def values(self) -> jax.Array:
         """What the symbols stand for: [k + zero] float32."""
         centroids = self.centroids.astype(jnp.float32)
-        return jnp.concatenate([jnp.zeros(1), centroids]) if self.zero else centroids
+        return jnp.concatenate([jnp.zeros(1, jnp.float32), centroids]) if self.zero else centroids
 
     def tile(self, first: jax.Array) -> jax.Array:
         """Symbols of columns `first`, ..., `first` + width - 1 <= m - 1: int32 [n, width]."""

@@ -232,4 +232,4 @@ class Shac(CodedMatrix):
         """The value of the skipped symbol, and by rank how much the others differ from it; then a 0."""
         common = values[self.skipped]
         ranked = values[self.codes.order.astype(jnp.int32)] - common
-        return common, jnp.concatenate([ranked, jnp.zeros(1)])
+        return common, jnp.concatenate([ranked, jnp.zeros(1, jnp.float32)])

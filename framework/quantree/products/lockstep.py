@@ -156,11 +156,11 @@ def summed(
                 total = total + value * row_of(inputs, entry >> shift)
             return at + AT_ONCE, total
 
-        total = jnp.zeros((1, inputs.shape[1]))
+        total = jnp.zeros((1, inputs.shape[1]), jnp.float32)
         _, total = jax.lax.while_loop(lambda carry: carry[0] < start + used, step, (start, total))
         return jax.lax.dynamic_update_slice(out, total, (place, jnp.int32(0)))
 
-    return jax.lax.fori_loop(0, width, column, jnp.zeros((width, inputs.shape[1])))
+    return jax.lax.fori_loop(0, width, column, jnp.zeros((width, inputs.shape[1]), jnp.float32))
 
 
 def row_of(inputs: jax.Array, row: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from quantree.clustering.threads import cores, on_host, side_by_side, wide_jit
 from quantree.errors import LeafError, nearest
@@ -37,11 +38,14 @@ def coded_matmul(x: jax.Array | np.ndarray, matrix: CodedMatrix, *, form: str | 
         raise LeafError(f"{type(matrix).__name__} has no form {form!r}; {nearest(form, matrix.forms)}")
     if 0 in (x.size, m):
         return jnp.zeros((*x.shape[:-1], m), x.dtype)
-    count = -(-m // cores())
-    if not on_host(x, *jax.tree.leaves(matrix)) or count < matrix.width or count == m:
+    leaves = (x, *jax.tree.leaves(matrix))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         flat = x.reshape(-1, n).astype(jnp.float32)
         return _product(form, flat, matrix.values(), matrix).reshape(*x.shape[:-1], m).astype(x.dtype)
-    starts = [min(i * count, m - count) for i in range(cores())]
+    count = -(-m // cores())
+    if not on_host(*leaves) or not matrix.width <= count < m or x.size * m <= matrix.alone:
+        return _share(x, matrix, np.int32(0), m, form)
+    starts = [min(first, m - count) for first in range(0, m, count)]
     with side_by_side() as share:
         parts = list(share(lambda first: _share(x, matrix, np.int32(first), count, form), starts))
     # The last one begins early, so that all have one shape.
@@ -51,7 +55,7 @@ def coded_matmul(x: jax.Array | np.ndarray, matrix: CodedMatrix, *, form: str | 
 
 @wide_jit(static_argnames=("count", "form"))
 def _share(x: jax.Array, matrix: CodedMatrix, first: Any, count: int, form: str) -> jax.Array:
-    """What a thread does: x [..., n] -> [..., count], of x's dtype."""
+    """As `_part`, all in one program: x [..., n] -> [..., count], of x's dtype."""
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     return _part(flat, matrix.values(), matrix, first, count, form).reshape(*x.shape[:-1], count).astype(x.dtype)
 
@@ -73,7 +77,7 @@ def _part(x: jax.Array, values: jax.Array, matrix: CodedMatrix, first: Any, coun
         return jax.lax.dynamic_update_slice(out, part, (jnp.int32(0), start))
 
     shape = (count, len(x)) if form == "sums" else (len(x), count)
-    out = jax.lax.fori_loop(0, -(-count // matrix.width), tile, jnp.zeros(shape))
+    out = jax.lax.fori_loop(0, -(-count // matrix.width), tile, jnp.zeros(shape, jnp.float32))
     return out.T if form == "sums" else out
 
 

@@ -31,6 +31,7 @@ class Csc(CodedMatrix):
     group: int = static()
 
     forms = ("sums", "lockstep", "tile")
+    alone = 1 << 30
 
     @classmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool, group: int | None = None) -> Self:
@@ -101,7 +102,7 @@ class Csc(CodedMatrix):
             total = self._column(inputs, values, first + place)
             return jax.lax.dynamic_update_slice(out, total, (place, jnp.int32(0)))
 
-        out = jax.lax.fori_loop(0, self.width, column, jnp.zeros((self.width, inputs.shape[1])))
+        out = jax.lax.fori_loop(0, self.width, column, jnp.zeros((self.width, inputs.shape[1]), jnp.float32))
         return out + (common * inputs.sum(0))[None]
 
     def column(self, inputs: jax.Array, values: jax.Array, place: jax.Array) -> jax.Array:
@@ -121,7 +122,7 @@ class Csc(CodedMatrix):
                 total = total + value * sum(row_of(inputs, row) for row in rows)
             return at + groups, total
 
-        start = self.starts[place].astype(jnp.int32), jnp.zeros((1, inputs.shape[1]))
+        start = self.starts[place].astype(jnp.int32), jnp.zeros((1, inputs.shape[1]), jnp.float32)
         return jax.lax.while_loop(lambda carry: carry[0] < end, step, start)[1]
 
     def bits(self) -> dict[str, int]:
@@ -130,4 +131,4 @@ class Csc(CodedMatrix):
     def _filled(self, inputs: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Inputs with a row of zeros, the value of the skipped symbol, and how much the others differ from it."""
         common = values[self.skipped]
-        return jnp.concatenate([inputs, jnp.zeros((1, inputs.shape[1]))]), common, values - common
+        return jnp.concatenate([inputs, jnp.zeros((1, inputs.shape[1]), jnp.float32)]), common, values - common
