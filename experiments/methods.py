@@ -35,6 +35,7 @@ FAMILIES = {
     "coder": "coders: how codes become bits",
     "network": "networks",
     "dataset": "data sets",
+    "paper_rule": "rules of papers: how they count size",
 }
 PLAIN_WIDTH = 200  # columns of a pipe or a file
 REQUIRED = "required"

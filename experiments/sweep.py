@@ -25,7 +25,7 @@ from experiments.execution import Execution
 from experiments.imported import Imported
 from experiments.plugins import PluginFile
 from experiments.store import Busy, Store, write_json
-from experiments.trial import Trial, run_trial
+from experiments.trial import Trial, renamed, run_trial
 from quantree.errors import ConfigError, DataError
 from quantree.schema import Config, freeze
 
@@ -97,11 +97,14 @@ def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: 
         baseline=baseline,
         recipe=point.recipe,
         plugins=plugins,
+        paper=experiment.paper,
     )
 
 
 def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
-    """The trials that are yet to run: failed ones are tried again, finished ones only get the names of this sweep."""
+    """The trials that are yet to run: failed ones are tried again, finished ones only get the names of this sweep,
+    and are counted by the rule of its paper.
+    """
     waiting = []
     for trial in trials:
         row = store.result(trial.id)
@@ -111,9 +114,9 @@ def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
             store.discard(trial.id)
             waiting.append(trial)
         else:
-            labels = json.loads(json.dumps(trial.labels()))
-            if any(row[name] != label for name, label in labels.items()):
-                write_json(store.trial(trial.id) / "result.json", {**row, **labels})
+            told = renamed(trial, row, store.trial(trial.id))
+            if told != row:
+                write_json(store.trial(trial.id) / "result.json", told)
     return waiting
 
 

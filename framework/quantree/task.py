@@ -112,7 +112,7 @@ def concordance_index(outputs: np.ndarray, targets: np.ndarray) -> float:
 
     outputs [n] or [n, 1], targets [n]; O(n log n). `DataError` if all targets are equal.
     """
-    f, y = outputs.reshape(-1), targets.reshape(-1)
+    f, y = outputs.reshape(-1).astype(np.float64), targets.reshape(-1).astype(np.float64)
     of_outputs, of_targets = _equal_pairs(f), _equal_pairs(y)
     total = len(y) * (len(y) - 1) // 2
     ordered = total - of_targets
@@ -125,7 +125,7 @@ def concordance_index(outputs: np.ndarray, targets: np.ndarray) -> float:
     # Kendall's tau is the surplus of right over wrong pairs, over the root of (pairs apart in f) (pairs apart in y).
     found: Any = kendalltau(f, y)
     surplus = found.statistic * math.sqrt(total - of_outputs) * math.sqrt(ordered)
-    return (1 + surplus / ordered) / 2
+    return float((1 + surplus / ordered) / 2)
 
 
 def _equal_pairs(values: np.ndarray) -> int:
@@ -277,4 +277,6 @@ def measure(forward: Callable[[Any], jax.Array], split: Iterable[Batch], task: T
     all_outputs, all_targets = np.concatenate(outputs), np.concatenate(targets)
     task.check_targets(all_targets, all_outputs.shape[-1] if all_outputs.ndim else None)
     loss = jnp.mean(task.loss(jnp.asarray(all_outputs), jnp.asarray(all_targets)))
-    return Score(float(loss), task.metric(all_outputs, all_targets), task.beside(all_outputs, all_targets))
+    # Plain floats, whatever a metric of someone's own returns: results are JSON.
+    beside = {name: float(value) for name, value in task.beside(all_outputs, all_targets).items()}
+    return Score(float(loss), float(task.metric(all_outputs, all_targets)), beside)

@@ -1,5 +1,6 @@
 """Symbols <-> bits. Knows no models."""
 
+from quantree.coding.adaptive import Adaptive
 from quantree.coding.ans import Ans
 from quantree.coding.base import Coded, Coder, Symbols, smallest
 from quantree.coding.fixed import Fixed
@@ -10,6 +11,7 @@ from quantree.coding.sharing import share
 from quantree.coding.sparse import Csc, Csr, Shac
 
 __all__ = [
+    "Adaptive",
     "Ans",
     "Coded",
     "Coder",

@@ -29,6 +29,7 @@ from quantree.registry import register
 _LARGEST = 1 << 16
 _SHORT = 128  # symbols; a stream below that is too short to learn anything from
 _BLOCK = 1 << 16  # symbols per call
+_PLAIN = b"\0"  # a head that no learned payload has: `fixed` follows
 _MOST = 1 << 31  # symbols, so that places fit 32 bits
 _LAGS, _SAMPLE = 64, 1 << 18  # rows and symbols in the search for rows that resemble each other
 _DIGITS = WINDOW + MARGIN
@@ -119,7 +120,9 @@ class Adaptive(Coder):
             return Fixed().encode(symbols, b"")
         if symbols not in _payloads:  # whoever asked for the cost will ask for the payload
             with on_host():
-                _payloads[symbols] = _write(symbols)
+                learned = _write(symbols)
+            plain = _PLAIN + Fixed().encode(symbols, b"")
+            _payloads[symbols] = learned if len(learned) <= len(plain) else plain
         return _payloads[symbols]
 
     def decode(self, payload: bytes, table: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
@@ -128,8 +131,14 @@ class Adaptive(Coder):
             raise FormatError(f"adaptive: no table and an alphabet of 1 to {_LARGEST:,} expected, not {alphabet:,}")
         if count < _SHORT or alphabet == 1:
             return Fixed().decode(payload, b"", shape, alphabet)
+        if payload[:1] == _PLAIN:
+            return Fixed().decode(payload[1:], b"", shape, alphabet)
         with on_host():
             return _read(payload, shape, alphabet)
+
+    def bound(self, symbols: Symbols) -> float:
+        """A byte more than `fixed`, which stands in where nothing can be learned."""
+        return 8 + Fixed().bound(symbols)
 
 
 _payloads: WeakKeyDictionary[Symbols, bytes] = WeakKeyDictionary()

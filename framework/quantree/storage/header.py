@@ -21,7 +21,7 @@ _DEPTH = 6
 WORDS = (
     *("raw", "value", "float32", "bias", "kernel", "coded", "codes", "table", "centroids", "scalar", "ans", "fixed"),
     *("float16", "bfloat16", "pruned", "mask", "affine", "scale", "offset", "sub_vectors", "inputs", "outputs"),
-    *("segment", "layer", "float64", "int32", "uint8", "live", "constant"),
+    *("segment", "layer", "float64", "int32", "uint8", "live", "constant", "adaptive"),
 )
 _FIRST = 32  # the number of a file's own first string
 _DICTIONARY = b"layers/0/conv1/kernel\xff\xfafc1/bias\xff\x91\xcd\xfd\x90\xfe"

@@ -12,7 +12,7 @@ from experiments.papers import PaperRule
 from experiments.papers.accounting import Han2016, Marino2021
 from experiments.report.rows import read_trials
 from experiments.store import Store
-from experiments.sweep import plan
+from experiments.sweep import plan, prepare
 from experiments.trial import Trial, paper_columns, renamed, run_trial
 from quantree import storage
 from quantree.encodings import Compressed
@@ -93,3 +93,15 @@ def test_a_rule_that_can_not_count_is_told_before_anything_runs(tmp_path: Path, 
 def test_editors_learn_the_rules() -> None:
     definitions = json_schema()["$defs"]
     assert {"paper_rule:han2016", "paper_rule:marino2021", "paper_rule:marino2023"} < definitions.keys()
+
+
+def test_a_sweep_counts_by_the_rule_of_its_config(tmp_path: Path, model: Callable[..., Compressed]) -> None:
+    [trial] = plan(load_experiment(written(tmp_path)))
+    assert trial.paper == Marino2021(part="dense")
+    store, made = Store(tmp_path / "w"), model({"fc/kernel": np.tile([1.0, 2.0], (9, 9))}, coded={"fc/kernel": "a"})
+    folder = store.trial(trial.id)
+    folder.mkdir()
+    storage.save(folder / "model.qtree", made)
+    (folder / "result.json").write_text(json.dumps({**trial.labels(), "status": "done", "paper_ratio": None}))
+    assert prepare([trial], store) == []
+    assert (store.result(trial.id) or {})["paper_ratio"] == Marino2021(part="dense").count(made).ratio
