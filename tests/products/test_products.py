@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from quantree.encodings import Affine, Coded, Scalar, SubVectors, Table
 from quantree.errors import LeafError
 from quantree.products import Csc, Hac, IndexMap, Shac, coded_conv, coded_matmul, coded_matrix, pack
-from quantree.products.matmul import _part
+from quantree.products.matmul import _gradients, _part
 from quantree.products.pack import LAYOUTS
 from tests.compilations import compilations
 
@@ -85,6 +85,17 @@ def test_codewords_longer_than_the_table(layout: str, form: str) -> None:
     assert isinstance(matrix, Hac | Shac) and matrix.codes.deep
     x = inputs(2, 9000)
     np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ centroids[symbols], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", Hac.forms)
+def test_runs_of_any_length(form: str) -> None:
+    # Column i begins with i of the commonest symbol, so the next codeword ends at every place around the 32nd bit.
+    symbols = np.random.default_rng(0).integers(1, 31, (200, 80)) * np.eye(200, 80, dtype=np.int64)
+    centroids = np.random.default_rng(0).standard_normal(31).astype(np.float32)
+    matrix = coded_matrix(symbols, centroids, layout="hac")
+    assert isinstance(matrix, Hac) and matrix.codes.runs
+    x = inputs(2, 200)
+    np.testing.assert_allclose(coded_matmul(x, matrix, form=form), x @ centroids[symbols], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -225,6 +236,16 @@ def test_the_dense_matrix_is_never_in_memory(layout: str, form: str) -> None:
     assert memory.temp_size_in_bytes < 4 * n * m / 8
 
 
+@each_layout
+def test_nor_for_a_gradient(layout: str) -> None:
+    n, m = 500, 4000
+    symbols, centroids, _ = example(n, m, 31, 0.05, True, 8)
+    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    arguments = inputs(8, n), matrix.values(), matrix, inputs(8, m)
+    memory = _gradients.outer.lower(*arguments).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * n * m / 4
+
+
 @pytest.mark.slow
 @each_form
 def test_equal_shapes_are_compiled_once(layout: str, form: str) -> None:
@@ -258,6 +279,9 @@ def test_what_can_not_be_is_refused() -> None:
         coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), groups=2)
     with pytest.raises(LeafError, match="not coded as a matrix of 24 rows"):
         coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (3, 3))
+    for kind in (Hac, Shac):
+        with pytest.raises(LeafError, match="more than 32 bits"):
+            kind.of(np.zeros((1 << 16, 1), np.int32), np.ones(1 << 16, np.float32), False)
     with pytest.raises(LeafError, match="1, 2 or 4"):
         Csc.of(symbols, centroids, False, group=3)
     vectors = Coded(jnp.zeros((1, 36), jnp.uint8), None, "book", SubVectors(d=4), False, (24, 6), np.dtype(np.float32))

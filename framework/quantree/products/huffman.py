@@ -29,8 +29,7 @@ class Hac(CodedMatrix):
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool) -> Self:
         symbols, centroids = checked(symbols, centroids, zero)
         n, m = symbols.shape
-        if width_of(n) + width_of(len(centroids) + zero) > 32:
-            raise LeafError(f"hac: a row and a symbol need more than 32 bits in a matrix of {n:,} rows")
+        _check_size(n, len(centroids) + zero)
         counts = np.bincount(symbols.reshape(-1), minlength=len(centroids) + zero)
         codes = Codes.of(np.ascontiguousarray(symbols.T), counts)
         return cls(centroids, n, m, zero, codes.width, codes)
@@ -138,8 +137,9 @@ class Shac(CodedMatrix):
         counts = np.bincount(symbols.reshape(-1), minlength=len(centroids) + zero)
         skipped = skipped_symbol(counts, zero)
         columns, rows = np.nonzero(symbols.T - skipped)
-        if len(rows) >= 1 << 31:
-            raise LeafError(f"shac: fewer than 2**31 elements, not {len(rows):,}")
+        _check_size(n, len(centroids) + zero)
+        if len(rows) >= 1 << 30:
+            raise LeafError(f"shac: a matrix has fewer than 2**30 elements that are not zero, not {len(rows):,}")
         first = np.searchsorted(columns, np.arange(m + 1))
         counts[skipped] = 0
         codes = Codes.of(np.split(symbols[rows, columns], first[1:-1]) if m else [], counts)
@@ -233,3 +233,9 @@ class Shac(CodedMatrix):
         common = values[self.skipped]
         ranked = values[self.codes.order.astype(jnp.int32)] - common
         return common, jnp.concatenate([ranked, jnp.zeros(1, jnp.float32)])
+
+
+def _check_size(n: int, kinds: int) -> None:
+    """`LeafError` if a row and a rank, or what stands for none, do not fit in 32 bits."""
+    if width_of(n) + width_of(kinds + 1) > 32:
+        raise LeafError(f"a matrix of {n:,} rows and {kinds:,} symbols needs more than 32 bits for a row and a symbol")

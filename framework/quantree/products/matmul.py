@@ -25,9 +25,10 @@ def coded_matmul(x: jax.Array | np.ndarray, matrix: CodedMatrix, *, form: str | 
     """X [..., n] times a coded matrix [n, m] -> [..., m] of x's dtype; sums are float32.
 
     Differentiable in x and in `matrix.centroids`, and jit-able; a transformed product is one program, which a CPU runs
-    on one core, while one on its own is shared among the cores. form: see above; None: the fastest. Memory beyond
-    operands and result: a tile [n, matrix.width] of floats and one of codes, and the inputs once more as float32.
-    `LeafError` if x is no such array or the layout lacks this form.
+    on one core, while a large one on its own is shared among the cores. form: see above; None: the fastest. Memory, on
+    each core, beyond operands and result: the inputs as float32 [n, b], and either a tile [n, matrix.width] of codes
+    and one of floats, or two pieces [256, matrix.width] of decoded codes; of the gradient, two tiles of each. Where x
+    is not finite the result may be NaN. `LeafError` if x is no such array or the layout lacks this form.
     """
     x = jnp.asarray(x)
     n, m = matrix.shape

@@ -47,7 +47,7 @@ class Csc(CodedMatrix):
         runs = np.flatnonzero(np.diff(columns * kinds + found, prepend=-1))
         lengths = np.diff(np.append(runs, len(rows)))
         if len(rows) >= 1 << 29:
-            raise LeafError(f"csc: fewer than 2**29 elements, not {len(rows):,}")
+            raise LeafError(f"csc: a matrix has fewer than 2**29 elements that are not zero, not {len(rows):,}")
         row_type, symbol_type = line_type(n), line_type(kinds - 1)
         if group is None:
             row_size, symbol_size = row_type().itemsize, symbol_type().itemsize
