@@ -37,6 +37,7 @@ _WHOLE = {
     "seeds": "it is a list already",
     "plugins": "every trial sees all plug-ins",
     "execution": "all workers of a sweep run alike",
+    "trained_on": "all baselines are trained alike",
     "paper": "it changes no network, and what it counts is one column",
 }
 
@@ -44,8 +45,8 @@ _WHOLE = {
 class Experiment(Config):
     """A sweep: recipes x settings x seeds on one network and data set.
 
-    Anywhere but in `name`, `seeds`, `plugins`, `execution` and `paper`, `{grid: [a, b]}` may stand in place of a value;
-    the sweep is the product.
+    Anywhere but in `name`, `seeds`, `plugins`, `execution`, `trained_on` and `paper`, `{grid: [a, b]}` may stand in
+    place of a value; the sweep is the product.
     """
 
     name: Name = Field(description="name of the sweep, a column of its results")
@@ -62,6 +63,11 @@ class Experiment(Config):
     plugins: tuple[str, ...] = Field((), description="Python files that register plug-ins; relative to this file")
     smoke: dict[str, Any] = Field({}, description="dotted.key -> value: what `--smoke` changes, to end within seconds")
     execution: Execution = Field(Execution(), description="kind of device and threads")
+    trained_on: Execution | None = Field(
+        None,
+        description="kind of device and threads that trains the baselines, where it is another: a sweep there leaves "
+        "them in `baselines/` of its work folder, from where they are copied; default: as `execution` says",
+    )
     paper: Choice[PaperRule] | None = Field(
         None, description="how a paper counts size, for the column `paper_ratio` beside `ratio`; default: not at all"
     )

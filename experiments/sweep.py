@@ -52,7 +52,10 @@ def plan(loaded: Loaded, data_dir: Path | None = None) -> tuple[Trial, ...]:
         first_point.experiment.execution.check()
     except ConfigError as error:
         raise first_point.document.error(("execution", "device"), str(error)) from None
-    execution = first_point.experiment.execution.resolved()
+    execution, elsewhere = first_point.experiment.execution.resolved(), first_point.experiment.trained_on
+    if elsewhere is not None and elsewhere.device == "auto":
+        reason = "say which kind of device trained the baselines: cpu, gpu or tpu"
+        raise first_point.document.error(("trained_on", "device"), reason)
     trials = [_trial(point, seed, loaded.plugins, execution, root) for point in loaded.points for seed in loaded.seeds]
     known: dict[str, Trial] = {}
     for trial in trials:
@@ -87,7 +90,7 @@ def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: 
         training=experiment.baseline,
         checkpoint=checkpoint,
         seed=seed,
-        execution=execution,
+        execution=experiment.trained_on or execution,
         sources=tuple(plugin.sha256 for plugin in plugins if plugin.module in modules),
     )
     return Trial(
@@ -98,6 +101,7 @@ def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: 
         recipe=point.recipe,
         plugins=plugins,
         paper=experiment.paper,
+        execution=None if baseline.execution == execution else execution,
     )
 
 
@@ -170,7 +174,7 @@ def main() -> None:
         print(json.dumps({"event": event, "trial": trial.id}), file=reports)
 
     store = Store(Path(order.workdir))
-    _keep_compiled(order.trials[0].baseline.execution.cache(store.root))
+    _keep_compiled(order.trials[0].runs_on.cache(store.root))
     work(order.trials, store, Path(order.data_dir) if order.data_dir else None, tell)
 
 

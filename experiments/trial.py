@@ -15,6 +15,7 @@ from pydantic import Field
 
 from experiments.baseline import Baseline, Trained, obtain, on_test
 from experiments.data.dataset import source_named
+from experiments.execution import Execution
 from experiments.identity import content_hash
 from experiments.papers import PaperRule
 from experiments.plugins import PluginFile
@@ -41,6 +42,14 @@ class Trial(Config):
     recipe: Recipe = Field(description="what is done to it")
     plugins: tuple[PluginFile, ...] = Field((), description="files that register plug-ins")
     paper: Choice[PaperRule] | None = Field(default=None, description="how the column `paper_ratio` is counted")
+    execution: Execution | None = Field(
+        default=None, description="kind of device and threads; None: those that trained the baseline"
+    )
+
+    @property
+    def runs_on(self) -> Execution:
+        """Kind of device and threads of its worker."""
+        return self.execution or self.baseline.execution
 
     @functools.cached_property
     def id(self) -> str:
@@ -54,6 +63,7 @@ class Trial(Config):
             baseline=self.baseline.id,
             stages=[stage.to_config() for stage in self.stages[:stages]],
             plugins=[plugin.sha256 for plugin in self.plugins],
+            **({} if self.execution is None else {"execution": self.execution.model_dump(mode="json")}),
         )
 
     @functools.cached_property
@@ -89,7 +99,8 @@ class Trial(Config):
             "data": {**baseline["data"], "fingerprint": self.baseline.fingerprint[:16]},
             "model": baseline["model"],
             "baseline": baseline["training"] or imported,
-            "execution": baseline["execution"],
+            "execution": self.runs_on.model_dump(mode="json"),
+            **({} if self.execution is None else {"trained_on": baseline["execution"]}),
             "plugins": [plugin.sha256[:16] for plugin in self.plugins],
         }
 

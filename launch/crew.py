@@ -84,7 +84,7 @@ class Crew:
         self.order = Order(workdir=str(store.root), data_dir=data, trials=tuple(trials))
         self.environment = {
             **os.environ,
-            **trials[0].baseline.execution.environment(),
+            **trials[0].runs_on.environment(),
             VARIABLE: "off",  # one display is enough
             "PYTHONPATH": os.pathsep.join(path for path in (_ROOT, *sys.path) if path),  # the code that runs here
         }

@@ -71,7 +71,7 @@ def _report(trials: tuple[Trial, ...], store: Store) -> int:
 
 def _default_workers(trial: Trial) -> int:
     """As many as the cores feed; on an accelerator one, which fills it."""
-    execution = trial.baseline.execution
+    execution = trial.runs_on
     return max(1, len(os.sched_getaffinity(0)) // execution.threads) if execution.device == "cpu" else 1
 
 

@@ -11,7 +11,7 @@ from quantree.recipe import Recipe
 from quantree.registry import register
 from quantree.stage import Recovery, Stage, Transform
 from quantree.storage import load, save
-from quantree.task import Classification, Data, Task
+from quantree.task import Classification, Concordance, Data, Regression, Task
 
 __version__ = "0.1.0"
 
@@ -21,6 +21,7 @@ __all__ = [
     "Codebook",
     "Coder",
     "Compressed",
+    "Concordance",
     "ConfigError",
     "Data",
     "DataError",
@@ -34,6 +35,7 @@ __all__ = [
     "QuantreeError",
     "Recipe",
     "Recovery",
+    "Regression",
     "Stage",
     "Task",
     "Transform",
