@@ -46,9 +46,9 @@ def beyond_stem(
     if update is not None and _differ(params, update(compressed, 1.0).decode(), reads):
         return None
     features = Features(stem, params, state)
-    # One by one no example is left over, and in this order whatever a later epoch brings has been seen. So features do
-    # not depend on where a training that was cut off goes on.
-    for examples in (data.train(0, 0, 1), data.validation(_ROWS)):
+    # One batch of all, or one by one, leaves no example over, and whatever a later epoch brings has been seen. So
+    # features do not depend on where a training that was cut off goes on.
+    for examples in (data.train(0, 0, data.examples or 1), data.validation(_ROWS)):
         for inputs, _ in examples:
             features.meet(inputs)
     short = replace(
