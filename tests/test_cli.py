@@ -183,7 +183,9 @@ def test_wrong_usage_exits_with_two() -> None:
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("layout", ["torch", "keras", "flax"])
+@pytest.mark.parametrize(
+    "layout", ["torch", pytest.param("keras", marks=pytest.mark.slow), pytest.param("flax", marks=pytest.mark.slow)]
+)
 def test_a_size_is_the_most_even_of_a_very_small_file(folder: Path, layout: str) -> None:
     rng = np.random.default_rng(0)
     shapes = {"fc1.kernel": (64, 32), "fc1.bias": (32,), "fc2.kernel": (32, 10), "fc2.bias": (10,)}

@@ -153,6 +153,7 @@ def test_a_finished_sweep_has_nothing_to_do(undisturbed: tuple[Path, str], confi
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("trials/*/*")} == before
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_bytes_of_two(undisturbed: tuple[Path, str], config: Path, tmp_path: Path) -> None:
     finish(start(config, tmp_path, workers=1))
     assert outcome(tmp_path) == outcome(undisturbed[0])

@@ -28,6 +28,7 @@ def run(model: Model, *stages: Any) -> list[Compressed]:
     return steps
 
 
+@pytest.mark.slow
 def test_it_is_no_worse_than_tuning_the_centroids_of_k_means(baseline: Model) -> None:
     tune = {name: value for name, value in DKM.items() if name != "k"} | {"kind": "finetune"}
     _, tuned = run(baseline, {"kind": "kmeans", "k": 3}, tune)

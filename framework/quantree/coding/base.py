@@ -120,13 +120,17 @@ class Coded:
         return len(self.payload) + (len(self.table) if self.shared is None else 0)
 
 
+def every_coder() -> list[Coder]:
+    """Every registered coder with default settings, by name."""
+    return [coder() for _, coder in sorted(registered("coder").items())]
+
+
 def smallest(symbols: Symbols, coders: Sequence[Coder] | None = None) -> Coded:
     """Codes `symbols` in the fewest bytes, with a table of its own.
 
     coders: candidates; every registered coder with default settings if None. Of equal ones the first wins.
     """
-    if coders is None:
-        coders = [coder() for _, coder in sorted(registered("coder").items())]
+    coders = every_coder() if coders is None else coders
     offers: list[tuple[float, Coder, bytes]] = []
     reasons: list[str] = []
     for coder in coders:

@@ -1,12 +1,14 @@
 """One coding table for several streams, where that is smaller."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from quantree.coding.base import Coded, Coder, Symbols
+from quantree.coding.base import Coded, Coder, Symbols, every_coder
+from quantree.errors import LeafError
 
 _OWN = 8  # bits that a table of its own adds to a file's header, about
+_NEARLY = 1.1  # payload in one coder over what another takes in all, beyond which a shared table can't make up for it
 _LEAST, _SMALL = 1 / 1000, 1 / 64  # parts of a stream's bytes below which its table is not worth the search for another
 
 
@@ -19,31 +21,31 @@ class _Cluster:
     bits: float
 
 
-def share(streams: Sequence[Symbols], coded: Sequence[Coded]) -> list[Coded]:
+def share(
+    streams: Sequence[Symbols], coded: Sequence[Coded], coders: Sequence[Sequence[Coder] | None] | None = None
+) -> list[Coded]:
     """The same streams, each coded by itself so far, with one table for those that are alike.
 
-    Streams may share if they have a coder in common: a table that is made for all of them, if they have one alphabet,
-    or that of one of them. The first of them, in the order given, keeps the table; the others hold its number among the
-    tables, `shared`.
+    coders: those that each stream may have (see `smallest`); default: the one that it has. Streams share a table that
+    is made for all of them, if they have one alphabet, or that of one of them, where it is smaller than what each takes
+    alone, in whatever coder. The first of them, in the order given, keeps the table; the others hold its number among
+    the tables, `shared`.
     """
-    groups: dict[str, list[int]] = {}
-    for i, one in enumerate(coded):
-        if one.table and len(one.table) > _LEAST * one.size:
-            groups.setdefault(one.coder, []).append(i)
-    found = list(coded)
-    owner = {i: i for i, one in enumerate(coded) if one.table}
-    for name, members in groups.items():
-        coder = Coder.named(name)()
-        chain = _Chain(coder, streams, coded, members)
+    if coders is None:
+        coders = [[Coder.named(one.coder)()] for one in coded]
+    found, owner = list(coded), {i: i for i, one in enumerate(coded) if one.table}
+    free = set(range(len(coded)))
+    for coder, own in _tables(streams, coded, coders):
+        chain = _Chain(coder, streams, coded, {i: table for i, table in own.items() if i in free})
         chain.join_neighbours()
         chain.join_the_small()
         for cluster in chain.clusters:
             together = {
-                i: replace(coded[i], table=cluster.table, payload=coder.encode(streams[i], cluster.table))
-                for i in cluster.members
+                i: Coded(coder.name, cluster.table, coder.encode(streams[i], cluster.table)) for i in cluster.members
             }
             size = len(cluster.table) + sum(len(one.payload) for one in together.values())
-            if size <= sum(coded[i].size for i in together):  # bits were predictions
+            if len(together) > 1 and size <= sum(coded[i].size for i in together):  # bits were predictions
+                free -= set(together)
                 owner |= dict.fromkeys(together, min(together))
                 for i, one in together.items():
                     found[i] = one
@@ -51,15 +53,42 @@ def share(streams: Sequence[Symbols], coded: Sequence[Coded]) -> list[Coded]:
     return [replace(one, shared=None if owner.get(i, i) == i else numbers[owner[i]]) for i, one in enumerate(found)]
 
 
+def _tables(
+    streams: Sequence[Symbols], coded: Sequence[Coded], coders: Sequence[Sequence[Coder] | None]
+) -> Iterator[tuple[Coder, dict[int, bytes]]]:
+    """Each coder with the tables of the streams that it might take: it has to be nearly as small for one alone, and the
+    table no trifle. The coder that the most streams have comes first.
+    """
+    own: dict[str, dict[int, bytes]] = {}
+    by_name: dict[str, Coder] = {}
+    for i, (symbols, one) in enumerate(zip(streams, coded, strict=True)):
+        for coder in every_coder() if coders[i] is None else coders[i] or ():
+            table = one.table if coder.name == one.coder else _table(coder, symbols)
+            if len(table) <= _LEAST * one.size:
+                continue
+            if coder.name == one.coder or coder.cost(symbols, table) < _NEARLY * 8 * one.size:
+                own.setdefault(coder.name, {})[i] = table
+                by_name[coder.name] = coder
+    for name in sorted(own, key=lambda name: (-len(own[name]), name)):
+        yield by_name[name], own[name]
+
+
+def _table(coder: Coder, symbols: Symbols) -> bytes:
+    try:
+        return coder.table(symbols)
+    except LeafError:
+        return b""
+
+
 class _Chain:
-    """Streams of one coder, by bits per symbol, in clusters that share a table."""
+    """Streams, by bits per symbol, in clusters that share a table of one coder; alone, a stream has what it had."""
 
     def __init__(
-        self, coder: Coder, streams: Sequence[Symbols], coded: Sequence[Coded], members: Sequence[int]
+        self, coder: Coder, streams: Sequence[Symbols], coded: Sequence[Coded], tables: Mapping[int, bytes]
     ) -> None:
         self.coder, self.streams = coder, streams
-        order = sorted(members, key=lambda i: (streams[i].entropy / max(1, streams[i].size), i))
-        self.clusters = [_Cluster((i,), coded[i].table, 8 * coded[i].size + _OWN) for i in order]
+        order = sorted(tables, key=lambda i: (streams[i].entropy / max(1, streams[i].size), i))
+        self.clusters = [_Cluster((i,), tables[i], 8 * coded[i].size + _OWN * bool(coded[i].table)) for i in order]
 
     def under(self, table: bytes, members: tuple[int, ...]) -> _Cluster:
         """These streams with this table."""

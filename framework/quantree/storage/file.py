@@ -90,6 +90,7 @@ class _Writer:
         self.items: list[tuple[Item, list[tuple[Run, bytes | None]]]] = []
         self.symbols: list[Symbols] = []
         self.coded: list[Coded] = []
+        self.coders: list[list[Coder] | None] = []
 
     def add(self, section: Section, path: str, stored: Any) -> None:
         """Takes a leaf, a codebook or an array of the state. `LeafError` names it."""
@@ -113,13 +114,14 @@ class _Writer:
         if dtype.kind != "u" or dtype.itemsize < narrowest(alphabet).itemsize:
             raise LeafError(f"stream {name!r}: {dtype.name} is no unsigned dtype that holds {alphabet:,} symbols")
         choice = stream.coder or self.coder
+        self.coders.append(None if choice is None else [Coder.named(choice)()])
         self.symbols.append(Symbols(data.reshape(symbol_shape(data.size, shape)), alphabet))
-        self.coded.append(smallest(self.symbols[-1], None if choice is None else [Coder.named(choice)()]))
+        self.coded.append(smallest(self.symbols[-1], self.coders[-1]))
         return Run(name, data.size, dtype, 0, alphabet), None
 
     def finish(self) -> tuple[tuple[Item, ...], bytes]:
         """The items, and the bytes of all their runs."""
-        coded, items, parts = iter(share(self.symbols, self.coded)), [], []
+        coded, items, parts = iter(share(self.symbols, self.coded, self.coders)), [], []
         for item, drafts in self.items:
             runs = []
             for run, data in drafts:
