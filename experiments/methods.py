@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 import experiments.data.sets
-import experiments.zoo  # noqa: F401 - both register what is listed here
+import experiments.papers
+import experiments.zoo  # noqa: F401 - all three register what is listed here
 from experiments.data.source import Source
 from experiments.plugins import PluginFile
 from quantree.conformance import instance

@@ -124,7 +124,8 @@ class Named:
         try:
             self.family.named(name)
         except PluginError as error:
-            raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
+            others = f", {', '.join(self.others)}" if self.others else ""
+            raise PydanticCustomError("plugin", "{reason}", {"reason": f"{error}{others}"}) from None
         return name
 
 

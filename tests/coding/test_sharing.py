@@ -2,8 +2,23 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from quantree.coding import Adaptive, Ans, Coded, Coder, Huffman, Live, Relative, Shac, Symbols, share, smallest
+from quantree.coding import (
+    Adaptive,
+    Ans,
+    Coded,
+    Coder,
+    Huffman,
+    Live,
+    Relative,
+    Shac,
+    Symbols,
+    share,
+    sharing,
+    smallest,
+)
 from quantree.errors import LeafError
 
 SKEWED, EVEN = [0.93, *[0.01] * 7], [0.125] * 8
@@ -55,6 +70,35 @@ def test_other_alphabets_and_coders_keep_their_tables() -> None:
     assert share(streams, alone) == alone
     with pytest.raises(LeafError, match="different alphabets"):
         Ans().table(*streams)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([Ans(), Huffman(), Relative(), None]))
+@settings(max_examples=25)
+def test_whatever_shares_comes_back(seed: int, coder: Coder | None) -> None:
+    """Small streams of a few kinds, so that clusters join more than once."""
+    rng = np.random.default_rng(seed)
+    kinds = [rng.dirichlet(np.full(int(rng.integers(2, 33)), 0.3)) for _ in range(3)]
+    streams = []
+    for _ in range(int(rng.integers(2, 10))):
+        shares = kinds[int(rng.integers(3))]
+        streams.append(Symbols(rng.choice(len(shares), int(rng.integers(1, 3000)), p=shares), len(shares)))
+    coders = None if coder is None else [coder]
+    alone = [smallest(symbols, coders) for symbols in streams]
+    coded = share(streams, alone, [coders] * len(streams))
+    assert sum(one.size for one in coded) <= sum(one.size for one in alone)
+    for symbols, values in zip(streams, decoded(streams, coded), strict=True):
+        np.testing.assert_array_equal(values, symbols.values)
+
+
+def test_a_cluster_that_has_moved_does_not_move_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three streams of which each would rather have another's table: none may end up in two clusters."""
+    streams = [drawn(SKEWED, seed, 60) for seed in range(3)]
+    chain = sharing._Chain(
+        Ans(), streams, [smallest(symbols, [Ans()]) for symbols in streams], dict.fromkeys(range(3), b"x" * 9)
+    )
+    monkeypatch.setattr(Ans, "cost", lambda self, symbols, table: 8.0)
+    chain.join_the_small()
+    assert sorted(i for cluster in chain.clusters for i in cluster.members) == [0, 1, 2]
 
 
 def test_no_streams_no_tables() -> None:

@@ -22,6 +22,7 @@ from quantree.coding.bits import read_varint, varint
 from quantree.coding.codewords import on_host
 from quantree.coding.contexts import RATES, SQUASH, STRETCH, Layout, Model
 from quantree.coding.fixed import Fixed
+from quantree.coding.matrix import matrix_shape
 from quantree.coding.range_coder import MARGIN, WINDOW, Coding
 from quantree.errors import FormatError, LeafError
 from quantree.registry import register
@@ -164,7 +165,7 @@ def _write(symbols: Symbols) -> bytes:
 def _read(payload: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
     head, place = read_varint(payload)
     slice_rows, flags = head >> 1, head & 1
-    if not 1 <= slice_rows <= math.prod(shape[:-1]):
+    if not 1 <= slice_rows <= matrix_shape(shape)[0]:
         raise FormatError(f"adaptive: slices of {slice_rows:,} rows in an array of shape {shape}")
     layout = _layout(shape, alphabet, flags, slice_rows)
     state = _State(

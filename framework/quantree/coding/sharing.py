@@ -39,6 +39,7 @@ def share(
         chain = _Chain(coder, streams, coded, {i: table for i, table in own.items() if i in free})
         chain.join_neighbours()
         chain.join_the_small()
+        assert sum(len(cluster.members) for cluster in chain.clusters) == len(own.keys() & free), "no stream twice"
         for cluster in chain.clusters:
             together = {
                 i: Coded(coder.name, cluster.table, coder.encode(streams[i], cluster.table)) for i in cluster.members
@@ -119,7 +120,8 @@ class _Chain:
     def join_the_small(self) -> None:
         """Clusters whose table counts move to that of any other, where that is smaller."""
         for small in sorted(self.clusters, key=lambda cluster: min(cluster.members)):
-            if 8 * len(small.table) < _SMALL * small.bits:
+            moved_already = not any(cluster is small for cluster in self.clusters)
+            if moved_already or 8 * len(small.table) < _SMALL * small.bits:
                 continue
             others = [cluster for cluster in self.clusters if cluster is not small]
             joined = [self.under(other.table, (*other.members, *small.members)) for other in others]
