@@ -74,7 +74,6 @@ def _train(baseline: Baseline, data: Splits, work: Path) -> None:
         validation = evaluate(Compressed.from_model(trained), trained, data.data)
     else:
         assert baseline.training is not None
-        baseline.execution.need(f"baseline {baseline.id}")
         fitted = fit(
             Compressed.from_model(model),
             model=model,

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import jax
 from pydantic import Field
 
 from quantree.errors import ConfigError
@@ -46,15 +45,6 @@ class Execution(Config):
             said = asked.stderr.strip().rpartition("\n")[2]
             reason = f" ({said})" if ": " in said else ""  # a bare `AssertionError` tells nothing
             raise ConfigError(f"JAX finds no {self.device} here{reason}; `auto` takes what there is")
-
-    def need(self, what: str) -> None:
-        """`ConfigError` unless this process computes on the kind of device that `what` is to be made on."""
-        here = _KINDS.get(jax.default_backend())
-        if self.device not in ("auto", here):
-            raise ConfigError(
-                f"{what} is to be trained on a {self.device} (`trained_on`), and this is a {here}: run the sweep "
-                "there, then copy baselines/ of its work folder into this one"
-            )
 
     def environment(self) -> dict[str, str]:
         """Environment variables for a worker. Only a resolved execution has them; JAX reads them when it starts."""

@@ -32,7 +32,8 @@ class Store:
         self.root = root
         if root.exists() and not root.is_dir():
             raise DataError(f"--workdir {root}: is a file; give a folder for the results, new or of an earlier run")
-        if root.is_dir() and any(root.iterdir()) and not (root / "trials").is_dir():
+        known = any((root / name).is_dir() for name in ("trials", "baselines"))  # these may be copied from elsewhere
+        if root.is_dir() and any(root.iterdir()) and not known:
             raise DataError(f"--workdir {root}: is neither empty nor the work folder of a sweep (it has no trials/)")
         try:
             for name in ("trials", "baselines", "stages", "locks", "logs"):

@@ -107,7 +107,7 @@ def _trial(point: Point, seed: int, plugins: tuple[PluginFile, ...], execution: 
 
 def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
     """The trials that are yet to run: failed ones are tried again, finished ones only get the names of this sweep,
-    and are counted by the rule of its paper.
+    and are counted by the rule of its paper. `ConfigError` if a baseline was to be trained elsewhere, and is not here.
     """
     waiting = []
     for trial in trials:
@@ -121,6 +121,14 @@ def prepare(trials: Sequence[Trial], store: Store) -> list[Trial]:
             told = renamed(trial, row, store.trial(trial.id))
             if told != row:
                 write_json(store.trial(trial.id) / "result.json", told)
+    for trial in waiting:
+        baseline = trial.baseline
+        if trial.execution is not None and not (store.root / "baselines" / baseline.id).is_dir():
+            raise ConfigError(
+                f"{store.root}/baselines/{baseline.id} (seed {baseline.seed}) is missing. `trained_on` says that it "
+                f"comes from a sweep on {baseline.execution.device} with {baseline.execution.threads} threads: run "
+                "that, with `execution` as there, and copy its baselines/ into this work folder"
+            )
     return waiting
 
 

@@ -149,7 +149,8 @@ def _table(found: list[Found]) -> Sheet:
             of = [each for each in alike if each.setting.first.method == method]
             chosen = {"smallest": next((each for each in of if each.setting.chosen), None), "best": best(of)}
             for why, each in chosen.items():
-                rows.append({"network": name, **published, "setting": f"{method}: none without loss", "chosen": why})
+                missing = "none without loss" if why == "smallest" else "no setting has results of a seed"
+                rows.append({"network": name, **published, "setting": f"{method}: {missing}", "chosen": why})
                 if each is not None:
                     rows[-1] |= _ours(each, published)
     columns = {"network": "", **dict.fromkeys(("their before %", "their error %"), ".2f")}

@@ -59,11 +59,12 @@ def _baselines(found: list[Found]) -> Sheet:
     for dataset, network in PAPER.networks.items():
         ran = _on(dataset, found)
         # Every setting of one baseline has the same one; with several, the one that most trials start from.
-        ours = max(ran, key=lambda each: len(each.setting.done)).setting.baseline_metric.mean if ran else None
+        most = max(ran, key=lambda each: len(each.setting.done)) if ran else None
+        ours = None if most is None else most.setting.baseline_metric.mean
         rows.append(
             {"data set": dataset, "network": network.name, "published": network.metric}
             | ({"ours": ours, "difference": ours - network.metric} if ours is not None else {"seeds": _why(dataset)})
-            | ({"seeds": f"{len(ran[0].setting.done)}"} if ran else {})
+            | ({} if most is None else {"seeds": f"{len(most.setting.done)}"})
         )
     columns = {"data set": "", "network": "", "published": ".4f", "ours": ".4f", "difference": "+.4f", "seeds": ""}
     return Sheet("Baselines: test metric", columns, tuple(rows))

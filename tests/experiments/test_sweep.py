@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from experiments.config import load_experiment
-from experiments.sweep import Order, plan, spread
+from experiments.store import Store
+from experiments.sweep import Order, plan, prepare, spread
 from experiments.trial import Trial
 from quantree.errors import ConfigError, DataError
 from quantree.schema import parse_yaml
@@ -138,3 +139,21 @@ def test_what_is_not_here_is_told_with_its_line(tmp_path: Path, monkeypatch: pyt
     config.write_text(f"{TINY}execution: {{device: tpu}}\n")
     with pytest.raises(ConfigError, match=r"tiny\.yaml:12: execution\.device: JAX finds no tpu here"):
         plan(load_experiment(config))
+
+
+def test_baselines_may_come_from_another_kind_of_device(tmp_path: Path) -> None:
+    here, there = planned(tmp_path / "a"), planned(tmp_path / "a", "execution.threads=2")
+    elsewhere = planned(tmp_path / "a", "trained_on={device: cpu, threads: 2}")
+    assert {trial.baseline.id for trial in elsewhere} == {trial.baseline.id for trial in there}
+    assert not {trial.id for trial in elsewhere} & {trial.id for trial in (*here, *there)}
+    assert elsewhere[0].runs_on == here[0].runs_on != there[0].runs_on
+    told = elsewhere[0].labels()["settings"]
+    assert (told["execution"]["threads"], told["trained_on"]["threads"]) == (1, 2)
+    store = Store(tmp_path / "work")
+    with pytest.raises(ConfigError, match=r"is missing\. `trained_on` says that it comes from a sweep on cpu with 2"):
+        prepare(elsewhere, store)
+    for trial in elsewhere:
+        (store.root / "baselines" / trial.baseline.id).mkdir(exist_ok=True)
+    assert prepare(elsewhere, store) == list(elsewhere)
+    with pytest.raises(ConfigError, match=r"tiny\.yaml.*: trained_on\.device: say which kind of device"):
+        planned(tmp_path / "a", "trained_on={threads: 2}")

@@ -128,8 +128,10 @@ class Adaptive(Coder):
 
     def decode(self, payload: bytes, table: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
         count = math.prod(shape)
-        if table or not 1 <= alphabet <= _LARGEST or count > _MOST:
-            raise FormatError(f"adaptive: no table and an alphabet of 1 to {_LARGEST:,} expected, not {alphabet:,}")
+        if table:
+            raise FormatError("adaptive: a table where none is expected")
+        if not 1 <= alphabet <= _LARGEST or count > _MOST:
+            raise FormatError(f"adaptive: {count:,} symbols of an alphabet of {alphabet:,} are more than it can code")
         if count < _SHORT or alphabet == 1:
             return Fixed().decode(payload, b"", shape, alphabet)
         if payload[:1] == _PLAIN:

@@ -23,10 +23,11 @@ class Symbols:
     alphabet: int
 
     def __post_init__(self) -> None:
-        if not np.issubdtype(self.values.dtype, np.integer):
-            raise LeafError(f"symbols must be integers, not {self.values.dtype}")
-        if self.alphabet < 1:
-            raise LeafError(f"an alphabet has at least one symbol, not {self.alphabet}")
+        if not isinstance(self.values, np.ndarray) or not np.issubdtype(self.values.dtype, np.integer):
+            given = getattr(self.values, "dtype", type(self.values).__name__)
+            raise LeafError(f"symbols must be an array of integers, not {given}")
+        if not isinstance(self.alphabet, int | np.integer) or self.alphabet < 1:
+            raise LeafError(f"an alphabet has one symbol or more, not {self.alphabet}")
         if self.values.size:
             low, high = int(self.values.min()), int(self.values.max())
             if low < 0 or high >= self.alphabet:
@@ -91,6 +92,8 @@ class Coder(Plugin, family="coder"):
 
 def shared_alphabet(streams: Sequence[Symbols], largest: int, coder: str) -> int:
     """The alphabet of all these streams. `LeafError` if they differ in it or it is too large for a coder."""
+    if not streams:
+        raise LeafError(f"{coder}: a table is made for one stream or more, not for none")
     alphabet = streams[0].alphabet
     if any(symbols.alphabet != alphabet for symbols in streams):
         raise LeafError(f"{coder}: streams with different alphabets share no table")

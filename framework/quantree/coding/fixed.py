@@ -24,8 +24,10 @@ class Fixed(Coder):
         return pack(symbols.values, width_of(symbols.alphabet - 1))
 
     def decode(self, payload: bytes, table: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
-        if table or not 1 <= alphabet <= _LARGEST:
-            raise FormatError(f"fixed: no table and an alphabet of 1 to {_LARGEST:,} expected, not {alphabet:,}")
+        if table:
+            raise FormatError("fixed: a table where none is expected")
+        if not 1 <= alphabet <= _LARGEST:
+            raise FormatError(f"fixed: alphabets have 1 to {_LARGEST:,} symbols, not {alphabet:,}")
         count = int(np.prod(shape, dtype=object))
         values = unpack(payload, width_of(alphabet - 1), count)
         if count and int(values.max()) >= alphabet:

@@ -26,7 +26,7 @@ class Huffman(Coder):
     def decode(self, payload: bytes, table: bytes, shape: tuple[int, ...], alphabet: int) -> np.ndarray:
         code, end = PrefixCode.unpack(table, alphabet)
         if end < len(table):
-            raise FormatError("huffman: a table that goes on")
+            raise FormatError(f"{self.name}: a table that goes on")
         return self.restored(code.decode(payload, int(np.prod(shape, dtype=object))), shape)
 
     def cost(self, symbols: Symbols, table: bytes) -> float:

@@ -57,7 +57,7 @@ class PrefixCode:
     def bits(self, counts: np.ndarray) -> int:
         """Bits of a stream with these counts, int64 [alphabet]. `LeafError` if a symbol occurs that has no codeword."""
         if int(counts[self.symbols].sum()) != int(counts.sum()):
-            raise LeafError("huffman: the table lacks a symbol that occurs")
+            raise LeafError("prefix code: the table lacks a symbol that occurs")
         return int(counts[self.symbols] @ self.lengths)
 
     def ranks(self, values: np.ndarray, alphabet: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class PrefixCode:
         """Inverse of `encode` -> int32 [count]. `FormatError` if the symbols do not end where the bytes end."""
         if len(self.symbols) < 2:
             if data or (count and not len(self.symbols)):
-                raise FormatError("huffman: bytes where none are needed, or symbols without a code")
+                raise FormatError("prefix code: bytes where none are needed, or symbols without a code")
             return np.full(count, self.symbols[0] if count else 0, np.int32)
         return self.symbols.astype(np.int32)[codewords.read(data, self.reader, count)]
 
@@ -94,18 +94,18 @@ class PrefixCode:
     def unpack(cls, data: bytes, alphabet: int, start: int = 0) -> tuple["PrefixCode", int]:
         """Inverse of `pack`, from `start` -> (code, where it ends). `FormatError` if that describes no code."""
         if not 1 <= alphabet <= LARGEST:
-            raise FormatError(f"huffman: alphabets have 1 to {LARGEST:,} symbols, not {alphabet:,}")
+            raise FormatError(f"prefix code: alphabets have 1 to {LARGEST:,} symbols, not {alphabet:,}")
         if start >= len(data):
             return cls(np.zeros(0, np.int64), np.zeros(0, np.int64)), start
         kind, width = data[start] & 3, data[start] >> 2
         if start + 1 >= len(data) or width > width_of(LONGEST):
-            raise FormatError("huffman: table that describes no code")
+            raise FormatError("prefix code: table that describes no code")
         used, place = read_subset(kind, data, start + 2, alphabet)
         end = place + packed_size(len(used), width)
         lengths = unpack(data[place:end], width, len(used)).astype(np.int64) + data[start + 1]
         # One symbol has a codeword of no bits, which fills the tree too.
         if not len(used) or lengths.max() > LONGEST or (1 << (LONGEST - lengths)).sum() != 1 << LONGEST:
-            raise FormatError("huffman: table whose codewords are not the leaves of a tree")
+            raise FormatError("prefix code: table whose codewords are not the leaves of a tree")
         return cls._ranked(used, lengths), end
 
 

@@ -100,6 +100,7 @@ class _Sparse(Coder):
         """Bits of the values, of which there are so many of each kind: int64 [alphabet]. `LeafError`, `FormatError`."""
 
     def encode(self, symbols: Symbols, table: bytes) -> bytes:
+        shared_alphabet([symbols], LARGEST, self.name)
         self.value_bits(symbols.counts[1:], table)
         if _silent(symbols.values.shape, symbols.alphabet):
             return b""

@@ -45,7 +45,7 @@ class CodedMatrix:
 
     @classmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool) -> Self:
-        """From a matrix of integers [n, m]. `LeafError` if this layout can't hold it."""
+        """From integers [..., m], or [n] for one column. `LeafError` if this layout can't hold them."""
         raise NotImplementedError
 
     @property
@@ -84,8 +84,17 @@ class CodedMatrix:
         return self.n, self.m
 
 
+def check_coded(matrix: object) -> None:
+    """`LeafError` if that is no coded matrix."""
+    if not isinstance(matrix, CodedMatrix):
+        raise LeafError(f"a product takes a CodedMatrix, made by coded_matrix or pack, not {type(matrix).__name__}")
+
+
 def checked(symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool) -> tuple[np.ndarray, jax.Array]:
-    """Symbols as [n, m] and centroids as an array of floats. `LeafError` if they are none or do not fit together."""
+    """Symbols as [n, m], a vector as one column, and centroids as an array of floats.
+
+    `LeafError` if they are none or do not fit together.
+    """
     symbols, centroids = np.asarray(symbols), jnp.asarray(centroids)
     if not np.issubdtype(symbols.dtype, np.integer) or symbols.ndim < 1:
         raise LeafError(f"symbols are an array of integers, not {symbols.dtype} of shape {symbols.shape}")

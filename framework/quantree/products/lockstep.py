@@ -109,7 +109,7 @@ class Codes:
             longer = [
                 (left >> (32 - length) >= self.past[length]).astype(jnp.int32) for length in range(WINDOW + 1, 24)
             ]
-            length = jnp.sum(jnp.stack(longer), axis=0) + (WINDOW + 1)
+            length = jnp.sum(jnp.stack(longer), axis=0, dtype=jnp.int32) + (WINDOW + 1)
             deep = bits == 0
             rank = jnp.where(deep, _get(self.base, length) + (left >> (32 - length).astype(jnp.uint32)), rank)
             bits = jnp.where(deep, length.astype(jnp.uint32), bits)
@@ -160,7 +160,7 @@ def summed(
         _, total = jax.lax.while_loop(lambda carry: carry[0] < start + used, step, (start, total))
         return jax.lax.dynamic_update_slice(out, total, (place, jnp.int32(0)))
 
-    return jax.lax.fori_loop(0, width, column, jnp.zeros((width, inputs.shape[1]), jnp.float32))
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(width), column, jnp.zeros((width, inputs.shape[1]), jnp.float32))
 
 
 def row_of(inputs: jax.Array, row: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from quantree.clustering.threads import cores, on_host, side_by_side, wide_jit
 from quantree.errors import LeafError, nearest
-from quantree.products.base import CodedMatrix
+from quantree.products.base import CodedMatrix, check_coded
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -28,8 +28,10 @@ def coded_matmul(x: jax.Array | np.ndarray, matrix: CodedMatrix, *, form: str | 
     on one core, while a large one on its own is shared among the cores. form: see above; None: the fastest. Memory, on
     each core, beyond operands and result: the inputs as float32 [n, b], and either a tile [n, matrix.width] of codes
     and one of floats, or two pieces [256, matrix.width] of decoded codes; of the gradient, two tiles of each. Where x
-    is not finite the result may be NaN. `LeafError` if x is no such array or the layout lacks this form.
+    is not finite the result may be NaN. `LeafError` if x is no such array, the matrix is not coded, or the layout lacks
+    this form.
     """
+    check_coded(matrix)
     x = jnp.asarray(x)
     n, m = matrix.shape
     if x.ndim < 1 or x.shape[-1] != n or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -78,7 +80,7 @@ def _part(x: jax.Array, values: jax.Array, matrix: CodedMatrix, first: Any, coun
         return jax.lax.dynamic_update_slice(out, part, (jnp.int32(0), start))
 
     shape = (count, len(x)) if form == "sums" else (len(x), count)
-    out = jax.lax.fori_loop(0, -(-count // matrix.width), tile, jnp.zeros(shape, jnp.float32))
+    out = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-count // matrix.width)), tile, jnp.zeros(shape, jnp.float32))
     return out.T if form == "sums" else out
 
 
@@ -106,13 +108,13 @@ def _gradients(x: jax.Array, values: jax.Array, matrix: CodedMatrix, given: jax.
         symbols = matrix.tile(start)
         here = jax.lax.dynamic_slice(given, (jnp.int32(0), start), (len(given), width))
         # The last tile begins early; its first columns had their turn.
-        here = jnp.where((start + jnp.arange(width) >= place * width)[None], here, jnp.float32(0))
+        here = jnp.where((start + jnp.arange(width, dtype=jnp.int32) >= place * width)[None], here, jnp.float32(0))
         of_x = of_x + jnp.matmul(here, values[symbols].T, precision=_PRECISION)
         of_weights = jnp.matmul(x.T, here, precision=_PRECISION)
         return of_x, of_values.at[symbols.reshape(-1)].add(of_weights.reshape(-1))
 
     start = jnp.zeros_like(x), jnp.zeros_like(values)
-    return jax.lax.fori_loop(0, -(-matrix.m // width), tile, start)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-matrix.m // width)), tile, start)
 
 
 _product: Any = jax.custom_vjp(_whole, nondiff_argnums=(0,))

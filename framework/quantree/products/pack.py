@@ -18,7 +18,7 @@ LAYOUTS: dict[str, type[CodedMatrix]] = {"hac": Hac, "shac": Shac, "csc": Csc, "
 
 
 def pack(leaf: Coded, codebooks: Mapping[str, Codebook], layout: str | None = None) -> CodedMatrix:
-    """A coded leaf as a matrix for `coded_matmul`: its last axis are the columns.
+    """A coded leaf as a matrix for `coded_matmul`: its last axis are the columns, and a vector is one column.
 
     layout: `hac`, `shac`, `csc` or `index_map`; None: whichever takes least memory. `LeafError` if there is no such
     layout, or the leaf has codes of vectors and not of scalars.
@@ -35,7 +35,7 @@ def pack(leaf: Coded, codebooks: Mapping[str, Codebook], layout: str | None = No
 def coded_matrix(
     symbols: np.ndarray, centroids: jax.Array | np.ndarray, *, zero: bool = False, layout: str | None = None
 ) -> CodedMatrix:
-    """A matrix of symbols [..., m] and what they stand for; see `CodedMatrix` and `pack`.
+    """A matrix of symbols [..., m] and what they stand for; see `CodedMatrix` and `pack`. A vector [n] is one column.
 
     centroids: [k] float. zero: symbol 0 is the value 0, and symbol j > 0 centroid j - 1. `LeafError` if they do not
     fit together.

@@ -35,7 +35,7 @@ class Csc(CodedMatrix):
 
     @classmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool, group: int | None = None) -> Self:
-        """From a matrix of integers [n, m]; `group` is the smallest if None. `LeafError` if it is too large."""
+        """From integers [..., m] or [n]; group: see above. `LeafError` if they are too many, or there is no such group."""
         symbols, centroids = checked(symbols, centroids, zero)
         n, m = symbols.shape
         kinds = len(centroids) + zero
@@ -82,7 +82,7 @@ class Csc(CodedMatrix):
     def tile(self, first: jax.Array) -> jax.Array:
         at = jax.lax.dynamic_slice(self.starts, (first,), (self.width,)).astype(jnp.int32)
         end = jax.lax.dynamic_slice(self.starts, (first + 1,), (self.width,)).astype(jnp.int32)
-        columns = jnp.arange(self.width)
+        columns = jnp.arange(self.width, dtype=jnp.int32)
 
         def step(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             at, symbols = carry
@@ -102,7 +102,7 @@ class Csc(CodedMatrix):
             total = self._column(inputs, values, first + place)
             return jax.lax.dynamic_update_slice(out, total, (place, jnp.int32(0)))
 
-        out = jax.lax.fori_loop(0, self.width, column, jnp.zeros((self.width, inputs.shape[1]), jnp.float32))
+        out = jax.lax.fori_loop(jnp.int32(0), jnp.int32(self.width), column, jnp.zeros((self.width, inputs.shape[1]), jnp.float32))
         return out + (common * inputs.sum(0))[None]
 
     def column(self, inputs: jax.Array, values: jax.Array, place: jax.Array) -> jax.Array:

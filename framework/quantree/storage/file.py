@@ -78,7 +78,7 @@ def to_bytes(compressed: Compressed, coder: str | None = None) -> bytes:
     items, runs = writer.finish()
     data = Layout(compressed.dense_bytes, items, compressed.layout).pack() + runs
     data += zlib.crc32(data).to_bytes(4, "little")
-    read(data)  # nothing is written that could not be read
+    read(data)  # no header is written that could not be read
     return data
 
 
