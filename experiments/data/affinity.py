@@ -3,11 +3,12 @@
 import io
 import json
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pydantic
 
 from experiments.data.source import Example, Source, Split
 from quantree.errors import DataError
@@ -42,7 +43,8 @@ class Affinity(Source):
         """Content of the raw files: `ligands` and `proteins` (name -> sequence), `Y` (float64 [ligands, proteins], NaN
         where nothing was measured), `train_folds` (lists of places) and `test_fold` (a list of places).
 
-        Places count what was measured, ligand by ligand. `DataError` names a file that is missing or damaged.
+        Places count what was measured, ligand by ligand. `DataError` names a file that is missing or damaged; whether
+        what it holds has these types, `examples` checks.
         """
         folder = next((each for each in (raw, raw / self.name) if (each / "Y").is_file()), None)
         if folder is None:
@@ -82,8 +84,13 @@ class Affinity(Source):
     def examples(self, raw: Path | None) -> dict[str, Sequence[Example]]:
         """See `Source.examples`."""
         assert raw is not None
-        parts = self.parts(raw)
-        ligands, proteins, stored = list(parts["ligands"].values()), list(parts["proteins"].values()), parts["Y"]
+        try:
+            parts = _Parts.model_validate(self.parts(raw))
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DataError(f"{raw}: {place} of {self.name}: {first['msg']}") from None
+        ligands, proteins, stored = list(parts.ligands.values()), list(parts.proteins.values()), parts.Y
         if stored.shape != (len(ligands), len(proteins)):
             raise DataError(
                 f"{raw}: Y is {stored.shape} for {len(ligands)} ligands and {len(proteins)} proteins of {self.name}"
@@ -125,6 +132,16 @@ class Affinity(Source):
         return np.stack(inputs), np.array(targets, np.float32)
 
 
+class _Parts(pydantic.BaseModel, strict=True, arbitrary_types_allowed=True):
+    """What `Affinity.parts` gives; whatever else a file holds does not matter."""
+
+    ligands: dict[str, str]
+    proteins: dict[str, str]
+    Y: np.ndarray
+    train_folds: list[list[int]]
+    test_fold: list[int]
+
+
 def _tokens(text: str, alphabet: str, length: int) -> np.ndarray:
     """Tokens uint8 [length] of a sequence, cut off or filled up with 0. `DataError` names a letter that is unknown."""
     unknown = sorted(set(text) - set(alphabet))
@@ -134,11 +151,10 @@ def _tokens(text: str, alphabet: str, length: int) -> np.ndarray:
     return np.pad(np.array(places, np.uint8), (0, length - len(places)))
 
 
-def _splits(parts: Mapping[str, Any], measured: int, raw: Path) -> dict[str, list[int]]:
+def _splits(parts: _Parts, measured: int, raw: Path) -> dict[str, list[int]]:
     """Split -> places among what was measured. `DataError` if they are not all of them, once each."""
-    places = {"train": [i for fold in parts["train_folds"] for i in fold], "test": list(parts["test_fold"])}
-    everything = [i for chosen in places.values() for i in chosen]
-    if not all(type(i) is int for i in everything) or sorted(everything) != list(range(measured)):
+    places = {"train": [i for fold in parts.train_folds for i in fold], "test": parts.test_fold}
+    if sorted(i for chosen in places.values() for i in chosen) != list(range(measured)):
         raise DataError(f"{raw}: the folds do not hold each of {measured:,} measured pairs once")
     return places
 
@@ -149,7 +165,7 @@ def read_json(path: Path, kind: type[Any]) -> Any:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise DataError(f"no file {path}; {CONTENTS} are needed") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: can't be read: {error}") from None
     if not isinstance(content, kind):
         raise DataError(f"{path}: holds a {type(content).__name__} where a {kind.__name__} is expected")

@@ -39,7 +39,9 @@ class Davis(Affinity):
         if file is None:
             return super().parts(raw)
         parts = read_json(file, dict)
-        try:
-            return {**parts, "Y": np.array(parts["Y"], np.float64)}
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: Y is no matrix of numbers: {error}") from None
+        if "Y" in parts:
+            try:
+                parts["Y"] = np.array(parts["Y"], np.float64)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise DataError(f"{file}: Y is no matrix of numbers: {error}") from None
+        return parts

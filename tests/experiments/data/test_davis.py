@@ -19,6 +19,7 @@ LIGANDS = {"a": "CC(=O)N", "b": "C" * 120, "c": "c1ccccc1"}
 PROTEINS = {"x": "MKK", "y": "ACDEFGHIKLMNPQRSTVWYX" * 70}
 KD = np.array([[1.0, 10_000.0], [50.0, 1e9], [np.nan, 3.0]])
 TRAIN, TEST = [[3], [0], [4], [], []], [1, 2]  # places among the five that were measured
+PARTS = {"ligands": LIGANDS, "proteins": PROTEINS, "Y": KD.tolist(), "train_folds": TRAIN, "test_fold": TEST}
 
 
 def python2(matrix: np.ndarray) -> bytes:
@@ -81,11 +82,10 @@ def test_the_raw_layout_becomes_tokens_and_affinities(
 def test_davis_in_one_file_is_the_same(tmp_path: Path) -> None:
     write(tmp_path / "raw", pickle.dumps(KD))
     (tmp_path / "one").mkdir()
-    parts = {"ligands": LIGANDS, "proteins": PROTEINS, "Y": KD.tolist(), "train_folds": TRAIN, "test_fold": TEST}
-    (tmp_path / "one" / "davis.json").write_text(json.dumps(parts))
+    (tmp_path / "one" / "davis.json").write_text(json.dumps(PARTS))
     one, other = (Davis().examples(tmp_path / folder) for folder in ("one", "raw"))
     assert one == other and len(one["train"]) == 3
-    (tmp_path / "one" / "davis.json").write_text(json.dumps(parts | {"Y": [[1], [2, 3]]}))
+    (tmp_path / "one" / "davis.json").write_text(json.dumps(PARTS | {"Y": [[1], [2, 3]]}))
     with pytest.raises(DataError, match=r"davis.json: Y is no matrix of numbers"):
         Davis().examples(tmp_path / "one")
 
@@ -136,7 +136,11 @@ def test_nothing_but_a_matrix_is_unpickled(
         (KD, {"proteins.txt": {"x": "MKJ", "y": "A"}}, "'MKJ' holds 'J', none of ABC"),
         (KD, {"proteins.txt": {"x": "MK", "y": ""}}, "a sequence is empty"),
         (KD, {"folds/test_fold_setting1.txt": [1, 3]}, "the folds do not hold each of 5 measured pairs once"),
-        (KD, {"folds/test_fold_setting1.txt": [1, "2"]}, "the folds do not hold each of 5 measured pairs once"),
+        (
+            KD,
+            {"folds/test_fold_setting1.txt": [1, "2"]},
+            r"raw: test_fold\.1 of davis: Input should be a valid integer",
+        ),
         (
             KD,
             {"folds/test_fold_setting1.txt": [1], "folds/train_fold_setting1.txt": [[0, 2, 3, 4]]},
@@ -157,6 +161,63 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (write(tmp_path / "raw", pickle.dumps(KD)) / "proteins.txt").unlink()
     with pytest.raises(DataError, match=r"no file .*proteins.txt"):
         Kiba().examples(tmp_path / "raw")
+
+
+DAMAGES: list[tuple[str, Any, str]] = [
+    *(
+        (name, wrong, rf"{name} of davis: Input should be a valid")
+        for name in PARTS
+        if name != "Y"
+        for wrong in (None, 5)
+    ),
+    ("ligands", LIGANDS | {"b": 7}, r"ligands\.b of davis: Input should be a valid string"),
+    ("proteins", list(PROTEINS.values()), "proteins of davis: Input should be a valid dict"),
+    ("train_folds", [i for fold in TRAIN for i in fold], r"train_folds\.0 of davis: Input should be a valid list"),
+    ("train_folds", [*TRAIN[:-1], "12"], r"train_folds\.4 of davis: Input should be a valid list"),
+    ("test_fold", [True, 2], r"test_fold\.0 of davis: Input should be a valid integer"),
+    ("test_fold", [1.0, 2], r"test_fold\.0 of davis: Input should be a valid integer"),
+    ("Y", None, r"Y is \(\) for 3 ligands"),
+    ("Y", [[10**400]], "davis.json: Y is no matrix of numbers"),
+    ("Y", {"a": 1}, "davis.json: Y is no matrix of numbers"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), DAMAGES)
+def test_a_part_of_another_type_is_told(name: str, value: Any, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "davis.json").write_text(json.dumps(PARTS | {name: value}))
+    with pytest.raises(DataError, match=reason):
+        Davis().examples(tmp_path)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_is_missing_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / "davis.json").write_text(json.dumps({key: part for key, part in PARTS.items() if key != name}))
+    with pytest.raises(DataError, match=f"{name} of davis: Field required"):
+        Davis().examples(tmp_path)
+
+
+@pytest.mark.parametrize("source", [Davis, Kiba])
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("ligands_can.txt", LIGANDS | {"b": 7}, r"ligands\.b of {}: Input should be a valid string"),
+        ("proteins.txt", {"x": "MKK", "y": None}, r"proteins\.y of {}: Input should be a valid string"),
+        ("folds/train_fold_setting1.txt", [3, 0, 4], r"train_folds\.0 of {}: Input should be a valid list"),
+    ],
+)
+def test_so_is_one_in_the_raw_layout(
+    source: type[Affinity], file: str, content: Any, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=reason.format(source().name)):
+        source().examples(write(tmp_path / "raw", pickle.dumps(KD), **{file: content}))
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "\ud800", '{"ligands": {"\\ud800": "\\ud800"}}'])
+def test_json_that_python_can_not_hold_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "davis.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(DataError, match=r"davis") as told:
+        Davis().examples(tmp_path)
+    assert str(told.value).encode()
 
 
 @pytest.mark.slow
