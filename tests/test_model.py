@@ -267,3 +267,39 @@ def test_a_call_that_wants_more_than_inputs_is_refused_at_once() -> None:
 
     with pytest.raises(QuantreeError, match=r"Wants\.__call__ wants 'mask', and quantree gives only the inputs"):
         from_nnx(Wants())
+
+
+class Parted(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.fc = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc(self.squares(x))
+
+    def squares(self, x: jax.Array) -> jax.Array:
+        return x**2
+
+
+@pytest.mark.parametrize(
+    ("branches", "head", "reason"),
+    [
+        ({"square": slice(None)}, "fc", "Parted has no method 'square'; did you mean 'squares'"),
+        ({"squares": slice(None)}, "head", r"Parted has no method 'head'; known: fc, squares$"),
+        ({"squares": 4}, "fc", "'squares' must be the name of a method, and its part a slice, not 4"),
+        (["squares"], "fc", "branches must name methods and their parts, {name: slice}, not a list"),
+    ],
+)
+def test_parts_that_a_module_does_not_have_are_refused(branches: Any, head: str, reason: str) -> None:
+    with pytest.raises(QuantreeError, match=reason):
+        from_nnx(Parted(nnx.Rngs(0)), branches, head)
+
+
+def test_the_parts_of_a_module_are_its_methods_and_its_layers() -> None:
+    model = from_nnx(Parted(nnx.Rngs(0)), {"squares": slice(0, 4)}, "fc")
+    assert model.stem is not None and model.apply is not None
+    [(_, squares)] = model.stem.branches
+    inputs = jnp.asarray(INPUTS[:, :4])
+    features, _ = squares(model.params, model.state, inputs)
+    np.testing.assert_array_equal(features, INPUTS[:, :4] ** 2)
+    whole, _ = model.apply(model.params, model.state, inputs)
+    np.testing.assert_array_equal(model.stem.head(model.params, model.state, features)[0], whole)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from quantree.errors import LeafError, QuantreeError
+from quantree.errors import LeafError, QuantreeError, nearest
 
 DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
@@ -144,9 +144,9 @@ def from_nnx(module: nnx.Module, branches: Mapping[str, slice] | None = None, he
 
     Leaves are named by their attributes (`layers/0/kernel`). RNG keys and counters are not part of the model, nor are
     by-products of earlier calls (`nnx.Intermediate`). branches: method -> the part `inputs[:, part]` that it takes to
-    features [n, width]; head: the method that takes these, side by side, to the outputs. They make the model's `stem`.
-    `QuantreeError` if `__call__` wants more than the inputs and a flag for training (one of `TRAIN_FLAGS`), or such a
-    method more than its input.
+    features [n, width]; head: the method that takes these, side by side in this order, to the outputs. They make the
+    model's `stem`. `QuantreeError` if `__call__` wants more than the inputs and a flag for training (one of
+    `TRAIN_FLAGS`), or such a method more than its input; if there is no such method; if a part is no slice.
     """
     _check_module(module)
     graph, params, random, state = _split(module)
@@ -160,6 +160,7 @@ def from_nnx(module: nnx.Module, branches: Mapping[str, slice] | None = None, he
     )
     stem = None
     if branches:
+        _check_branches(branches)
         cut = {name: _method(apply, module, name) for name in (*branches, head)}
         stem = Stem(tuple((part, cut[name]) for name, part in branches.items()), cut[head])
     named = [{_name(path): jnp.asarray(leaf[...]) for path, leaf in flat} for flat in (flat_params, flat_state)]
@@ -285,8 +286,20 @@ class _NnxApply:
 
 def _method(apply: _NnxApply, module: nnx.Module, name: str) -> _NnxApply:
     """The same with another method of the module in place of `__call__`."""
-    found: Any = getattr(module, name)
+    found: Any = getattr(module, name, None)
+    if not callable(found):
+        names = [each for each in dir(module) if not each.startswith("_") and not hasattr(nnx.Module, each)]
+        known = [each for each in names if callable(inspect.getattr_static(module, each))]
+        raise QuantreeError(f"{type(module).__name__} has no method {name!r}; {nearest(name, known)}")
     return replace(apply, method=name, flags=train_flags(f"{type(module).__name__}.{name}", found))
+
+
+def _check_branches(branches: Any) -> None:
+    if not isinstance(branches, Mapping):
+        raise QuantreeError(f"branches must name methods and their parts, {{name: slice}}, not {told(branches)}")
+    for name, part in branches.items():
+        if not isinstance(name, str) or not isinstance(part, slice):
+            raise QuantreeError(f"branches: {name!r} must be the name of a method, and its part a slice, not {part!r}")
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -13,6 +13,7 @@ from flax import nnx
 
 import quantree as qt
 from quantree.encodings import Compressed, float_fields
+from quantree.errors import DataError, QuantreeError
 from quantree.model import Model
 from quantree.recovery import Training, evaluate, fit
 from quantree.recovery.stem import beyond_stem
@@ -106,15 +107,44 @@ def test_a_tuned_head_is_that_of_a_training_with_the_stem(before: str, settings:
     assert moved > 0.01
 
 
-def test_the_network_itself_never_runs() -> None:
-    def fails(*arguments: Any, **flags: Any) -> Any:
-        raise AssertionError("the stem runs in training")
+def test_the_network_itself_is_only_compared_with_its_parts() -> None:
+    model = forked()
+    apply, seen = model.apply, []
+    assert apply is not None
 
-    model = dataclasses.replace(forked(), apply=fails)
+    def counted(params: Any, state: Any, inputs: Any, **flags: Any) -> Any:
+        seen.append((len(inputs), flags.get("train", False)))
+        return apply(params, state, inputs, **flags)
+
+    model = dataclasses.replace(model, apply=counted)
     compressed = Compressed.from_model(model)
     training = Training(epochs=2, batch_size=16)
     fitted = fit(compressed, model=model, data=DATA, training=training, seed=0, trained=head_only(compressed))
     assert len(fitted.history) == 2
+    assert seen == [(4, False)]
+
+
+WHOLE, WRONG = {"left": slice(0, LEFT), "right": slice(LEFT, None)}, slice(LEFT + 1, None)
+
+
+@pytest.mark.parametrize("trained", [None, "fc"])
+@pytest.mark.parametrize(
+    ("branches", "head", "reason"),
+    [
+        (dict(reversed(WHOLE.items())), "head", r"features of inputs\[:, 6:\], inputs\[:, 0:6\], in this order, gives"),
+        (WHOLE | {"right": WRONG}, "head", r"features of inputs\[:, 0:6\], inputs\[:, 7:\], in this order, gives"),
+        ({"left": WHOLE["left"]}, "head", "the head of the stem can't be run: "),
+        (WHOLE | {"right": slice(LEFT, LEFT)}, "head", r"the branch of inputs\[:, 6:6\] of the stem can't be run: "),
+        (WHOLE, "fc1", r"gives outputs \(4, 12\) where the network gives \(4, 1\)"),
+    ],
+    ids=["order", "part", "missing", "empty", "head"],
+)
+def test_parts_that_do_not_make_up_the_network_are_refused(
+    branches: dict[str, slice], head: str, reason: str, trained: str | None
+) -> None:
+    compressed = Compressed.from_model(model := qt.from_nnx(Forked(0.0, False, nnx.Rngs(0)), branches, head))
+    with pytest.raises(QuantreeError, match=reason):
+        beyond_stem(compressed, model, DATA, None if trained is None else head_only(compressed), None)
 
 
 def test_features_are_computed_once_for_what_is_distinct() -> None:
@@ -135,7 +165,7 @@ def test_features_are_computed_once_for_what_is_distinct() -> None:
     training = Training(epochs=3, batch_size=16)
     fit(compressed, model=model, data=DATA, training=training, seed=0, trained=head_only(compressed))
     jax.effects_barrier()
-    assert len(seen) == 1 + 2  # 7 left parts, 70 right ones, 64 at a time
+    assert len(seen) == 2 + 1 + 2  # both for the comparison; 7 left parts, 70 right ones, 64 at a time
 
 
 @pytest.mark.slow
@@ -202,6 +232,12 @@ def test_only_a_stem_that_stays_as_it_is_is_left_out(
     assert names
     found = beyond_stem(compressed, model, data, names.__contains__, None)
     assert (found is not None) == ("[head]" in request.node.name)
+
+
+def test_nothing_to_measure_on_is_told() -> None:
+    empty = dataclasses.replace(DATA, validation=lambda size: [])
+    with pytest.raises(DataError, match="nothing to measure on"):
+        fit(Compressed.from_model(forked()), model=forked(), data=empty, training=Training(epochs=1), seed=0)
 
 
 @pytest.mark.parametrize(("leaf", "left_out"), [("fc1/kernel", True), ("conv_left/kernel", False)])

@@ -11,10 +11,13 @@ import jax
 import numpy as np
 
 from quantree.encodings import Compressed, float_fields
+from quantree.errors import QuantreeError
 from quantree.model import Apply, Model, Stem, flatten, unflatten
 from quantree.task import Batch, Data
 
 _ROWS = 64  # that a branch sees at once; always as many, so that it is compiled once
+_CHECKED = 4  # examples on which a stem is compared with its network
+_ROUNDING = 1e-2  # by which they may differ, of the largest output: 16-bit floats and TF32 have few digits
 
 
 def beyond_stem(
@@ -29,12 +32,17 @@ def beyond_stem(
     It must if the model knows none; if a float field that it reads is trained, or changed by `update` at full strength;
     if inputs are augmented; or if it does something else in training than in use, as batch norms and dropout do. The
     features are those of the compressed model as it stands. The model's `apply` takes the same parameters as before.
+    `QuantreeError` if branches and head are not what the network computes: one small batch is run both ways.
     """
     stem = model.stem
-    if stem is None or trained is None or data.augment is not None:
+    first = None if stem is None else next(iter(data.validation(_CHECKED)), None)
+    if stem is None or first is None:  # whoever measures tells that there is nothing to measure on
         return None
-    inputs = next(iter(data.validation(1)))[0]
+    inputs, _ = first
     params, state = compressed.decode(), unflatten(compressed.state)
+    _check(model.apply, stem, params, state, inputs)
+    if trained is None or data.augment is not None:
+        return None
     reads: set[str] = set()
     for part, branch in stem.branches:
         read = _reads(branch, params, state, np.asarray(inputs)[:, part])
@@ -80,6 +88,42 @@ def _reads(branch: Apply, params: Any, state: Any, inputs: Any) -> set[str] | No
     if any(arguments[len(paths) : len(paths) + len(flatten(state))]):
         return None
     return {path for path, is_read in zip(paths, arguments, strict=False) if is_read}
+
+
+def _check(apply: Apply | None, stem: Stem, params: Any, state: Any, inputs: Any) -> None:
+    """`QuantreeError` if branches and head give something else than the network does, but for rounding."""
+    assert apply is not None
+    features = [
+        _ran(f"the branch of {_told(part)}", _Branch(part, branch, params, state).features, inputs)
+        for part, branch in stem.branches
+    ]
+    run = functools.partial(forward(stem.head), params, state)
+    cut = np.asarray(_ran("the head", lambda: run(np.concatenate(features, axis=1))), np.float64)
+    whole = np.asarray(forward(apply)(params, state, inputs), np.float64)
+    largest = np.max(np.abs(whole), initial=0, where=np.isfinite(whole))
+    if cut.shape != whole.shape:
+        found, wanted = f"outputs {cut.shape}", str(whole.shape)
+    elif (wrong := ~np.isclose(cut, whole, rtol=0, atol=_ROUNDING * largest + 1e-6, equal_nan=True)).any():
+        found, wanted = (f"{each[wrong][0]:.4g}" for each in (cut, whole))
+    else:
+        return
+    order = ", ".join(_told(part) for part, _ in stem.branches)
+    raise QuantreeError(
+        f"the head on the features of {order}, in this order, gives {found} where the network gives {wanted}: see that "
+        "each branch has its part, and that they stand in the order that the head wants"
+    )
+
+
+def _ran(what: str, run: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return run(*arguments)
+    except (TypeError, ValueError, IndexError) as error:  # shapes that do not fit, as JAX and NumPy tell them
+        raise QuantreeError(f"{what} of the stem can't be run: {error}") from error
+
+
+def _told(part: slice) -> str:
+    ends = ["" if each is None else str(each) for each in (part.start, part.stop, part.step)]
+    return f"inputs[:, {':'.join(ends).removesuffix(':' * (part.step is None))}]"
 
 
 def _text(program: Any) -> str:
