@@ -85,7 +85,8 @@ def test_without_a_number_of_examples_an_epoch_is_counted() -> None:
 
 
 FEW = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0])  # so few that ties are common
-PREDICTED = st.lists(st.tuples(st.one_of(FEW, st.floats(-1e3, 1e3, width=32)), FEW), min_size=2, max_size=30)
+OUTPUTS = st.one_of(FEW, st.floats(-1e3, 1e3, width=32), st.sampled_from([-np.inf, np.inf]))
+PREDICTED = st.lists(st.tuples(OUTPUTS, FEW), min_size=2, max_size=30)
 
 
 @given(PREDICTED.filter(lambda pairs: len({y for _, y in pairs}) > 1))
@@ -99,6 +100,16 @@ def test_concordance_is_that_of_all_pairs(pairs: list[tuple[float, float]]) -> N
 def test_concordance_needs_different_targets() -> None:
     with pytest.raises(DataError, match="two examples with different targets"):
         concordance_index(np.arange(3.0), np.ones(3))
+
+
+@pytest.mark.parametrize("outputs", [[np.nan] * 4, [0.0, 1.0, np.nan, 3.0], [np.nan, np.inf, -np.inf, 0.0]])
+def test_concordance_of_what_has_no_order_is_nan(outputs: list[float]) -> None:
+    assert np.isnan(concordance_index(np.array(outputs), np.arange(4.0)))
+
+
+def test_concordance_wants_one_output_for_each_example() -> None:
+    with pytest.raises(DataError, match="one number for each of 5 examples, not 10"):
+        concordance_index(np.ones((5, 2)), np.arange(5.0))
 
 
 def test_concordance_of_many_examples_takes_no_matrix_of_pairs() -> None:

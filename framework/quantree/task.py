@@ -110,14 +110,20 @@ def concordance_index(outputs: np.ndarray, targets: np.ndarray) -> float:
     CI = sum over pairs with y_i > y_j of h(f_i - f_j), over the number of such pairs; h is 1, 1/2 or 0 where its
     argument is above, at or below zero (Gonen and Heller 2005; Ozturk et al. 2018, equation 2). 1/2 is chance.
 
-    outputs [n] or [n, 1], targets [n]; O(n log n). `DataError` if all targets are equal.
+    outputs [n] or [n, 1], targets [n]; O(n log n). Infinite outputs have their place in the order; a NaN has none, and
+    with one among the outputs the index is NaN. `DataError` if all targets are equal, or if there are not as many
+    outputs.
     """
     f, y = outputs.reshape(-1).astype(np.float64), targets.reshape(-1).astype(np.float64)
+    if f.size != y.size:
+        raise DataError(f"a concordance index wants one number for each of {y.size} examples, not {f.size} in all")
     of_outputs, of_targets = _equal_pairs(f), _equal_pairs(y)
     total = len(y) * (len(y) - 1) // 2
     ordered = total - of_targets
     if not ordered:
         raise DataError("a concordance index needs two examples with different targets, and all are equal")
+    if np.isnan(f).any():
+        return math.nan
     if of_outputs == total:
         return 0.5
     from scipy.stats import kendalltau  # takes longer to import than all else here
