@@ -1,6 +1,7 @@
 """Every layout and every form against the dense product."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from quantree.encodings import Affine, Coded, Scalar, SubVectors, Table
 from quantree.errors import LeafError
-from quantree.products import Csc, Hac, IndexMap, Shac, coded_conv, coded_matmul, coded_matrix, pack
+from quantree.products import CodedMatrix, Csc, Hac, IndexMap, Shac, coded_conv, coded_matmul, coded_matrix, pack
 from quantree.products.matmul import _gradients, _part
 from quantree.products.pack import LAYOUTS
 from tests.compilations import compilations
@@ -33,6 +34,13 @@ def example(
     symbols[n // 2], symbols[:, m // 2] = 0, 0
     centroids = rng.standard_normal(k).astype(np.float32)
     return symbols, centroids, (np.r_[np.float32(0), centroids] if zero else centroids)[symbols]
+
+
+@functools.cache
+def large(layout: str) -> CodedMatrix:
+    """[500, 4000] in that layout; dense it would take 8 MB."""
+    symbols, centroids, _ = example(500, 4000, 31, 0.05, True, 8)
+    return coded_matrix(symbols, centroids, zero=True, layout=layout)
 
 
 def inputs(*shape: int) -> np.ndarray:
@@ -74,8 +82,17 @@ def test_a_tile_is_the_symbols(layout: str) -> None:
     np.testing.assert_array_equal(tile, symbols[:, 9 : 9 + matrix.width])
 
 
-@pytest.mark.parametrize("form", Hac.forms)
-@pytest.mark.parametrize("layout", ["hac", "shac"])
+@pytest.mark.parametrize(
+    ("layout", "form"),
+    [
+        ("hac", "sums"),
+        ("hac", "lockstep"),
+        ("shac", "tile"),
+        pytest.param("hac", "tile", marks=pytest.mark.slow),
+        pytest.param("shac", "sums", marks=pytest.mark.slow),
+        pytest.param("shac", "lockstep", marks=pytest.mark.slow),
+    ],
+)
 def test_codewords_longer_than_the_table(layout: str, form: str) -> None:
     # 6000 symbols that occur once take more than 12 bits each, after runs of a common one.
     symbols = np.zeros((9000, 2), np.int32)
@@ -134,7 +151,7 @@ def test_columns_shared_among_threads_and_one_program_agree(layout: str, form: s
 
 
 @each_layout
-@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("zero", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_dense_product(layout: str, zero: bool) -> None:
     symbols, centroids, _ = example(30, 150, 7, 0.3, zero, 3)
     matrix = coded_matrix(symbols, centroids, zero=zero, layout=layout)
@@ -145,6 +162,7 @@ def test_gradients_are_those_of_the_dense_product(layout: str, zero: bool) -> No
     def coded(trained: tuple[jax.Array, jax.Array], matrix: Any) -> jax.Array:
         return jnp.sum(jnp.sin(coded_matmul(trained[0], dataclasses.replace(matrix, centroids=trained[1]))))
 
+    @jax.jit
     @jax.grad
     def dense(trained: tuple[jax.Array, jax.Array]) -> jax.Array:
         x, centroids = trained
@@ -160,8 +178,8 @@ def test_gradients_are_those_of_the_dense_product(layout: str, zero: bool) -> No
     ("kernel", "settings"),
     [
         ((3, 3), {}),
-        ((3, 2), {"strides": (2, 1), "padding": "VALID"}),
-        ((2, 3), {"padding": ((1, 2), (0, 3)), "dilation": (2, 1)}),
+        ((2, 3), {"strides": (2, 1), "padding": ((1, 2), (0, 3)), "dilation": (2, 1)}),
+        pytest.param((3, 2), {"strides": (2, 1), "padding": "VALID"}, marks=pytest.mark.slow),
     ],
 )
 def test_convolution(kernel: tuple[int, int], settings: dict[str, Any]) -> None:
@@ -177,10 +195,58 @@ def test_convolution(kernel: tuple[int, int], settings: dict[str, Any]) -> None:
         rhs_dilation=settings.get("dilation", (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    for layout in ("csc", "index_map"):
-        matrix = coded_matrix(symbols.reshape(dense.shape), centroids, zero=True, layout=layout)
-        product = coded_conv(x, matrix, kernel, **settings)
-        np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)
+    matrix = coded_matrix(symbols.reshape(dense.shape), centroids, zero=True, layout="index_map")
+    product = jax.jit(lambda x, matrix: coded_conv(x, matrix, kernel, **settings))(x, matrix)
+    np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_64_bits() -> None:
+    # Symbol j occurs as often as the Fibonacci number says, so codewords have 1 to 16 bits and the table has 12.
+    often = [1, 1]
+    while len(often) < 17:
+        often.append(often[-1] + often[-2])
+    symbols = np.resize(np.random.default_rng(0).permutation(np.repeat(np.arange(17)[::-1], often)), (64, 65))
+    centroids = np.random.default_rng(0).standard_normal(16).astype(np.float32)
+    dense = np.r_[np.float32(0), centroids][symbols]
+
+    @jax.jit
+    def products(x: jax.Array, seed: jax.Array, matrices: dict[str, Any]) -> dict[Any, Any]:
+        def product(trained: tuple[jax.Array, jax.Array], matrix: Any, form: str) -> tuple[jax.Array, jax.Array]:
+            out = coded_matmul(trained[0], dataclasses.replace(matrix, centroids=trained[1]), form=form)
+            return jnp.sum(out * seed), out
+
+        return {
+            (layout, form): jax.grad(product, has_aux=True)((x, matrices[layout].centroids), matrices[layout], form)
+            for layout, form in FORMS
+        }
+
+    @jax.jit
+    def convolve(x: jax.Array, matrix: Any) -> tuple[jax.Array, jax.Array]:
+        kernel = dense.reshape(2, 2, 16, 65).astype(np.float64)
+        expected = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME_LOWER", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return coded_conv(x, matrix, (2, 2), padding="SAME_LOWER"), expected
+
+    with jax.enable_x64(True):
+        matrices = {layout: coded_matrix(symbols, centroids, zero=True, layout=layout) for layout in LAYOUTS}
+        x, seed, images = (inputs(*shape).astype(np.float64) for shape in ((3, 64), (3, 65), (1, 5, 6, 16)))
+        found, convolved = products(x, seed, matrices), convolve(images, matrices["csc"])
+        for name, ((of_x, of_centroids), out) in found.items():
+            weights = x.T @ seed
+            sums = [weights[symbols == j].sum() for j in range(1, 17)]
+            assert out.dtype == of_x.dtype == np.float64 and of_centroids.dtype == np.float32
+            np.testing.assert_allclose(out, x @ dense, rtol=1e-4, atol=1e-4, err_msg=str(name))
+            np.testing.assert_allclose(of_x, seed @ dense.T, rtol=1e-4, atol=1e-4, err_msg=str(name))
+            np.testing.assert_allclose(of_centroids, sums, rtol=1e-3, atol=1e-3, err_msg=str(name))
+        np.testing.assert_allclose(*convolved, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vector_is_one_column() -> None:
+    vector, centroids = np.array([0, 1, 2, 1, 0]), np.arange(3, dtype=np.float32)
+    matrix = coded_matrix(vector, centroids, layout="index_map")
+    assert matrix.shape == (5, 1)
+    np.testing.assert_array_equal(coded_matmul(np.eye(5, dtype=np.float32), matrix)[:, 0], vector)
 
 
 @pytest.mark.slow
@@ -211,7 +277,7 @@ def test_a_leaf_is_packed_as_it_decodes(codebook: str, zero: bool, masked: bool)
 
 def test_the_smallest_layout_is_chosen() -> None:
     for density, kind in ((0.01, Csc | Shac), (1.0, IndexMap)):
-        symbols, centroids, _ = example(400, 300, 15, density, True, 6)
+        symbols, centroids, _ = example(200, 150, 15, density, True, 6)
         matrix = coded_matrix(symbols, centroids, zero=True)
         assert isinstance(matrix, kind)
         others = [coded_matrix(symbols, centroids, zero=True, layout=layout).nbytes for layout in LAYOUTS]
@@ -228,19 +294,16 @@ def test_memory_counts_every_array(layout: str) -> None:
 
 @each_form
 def test_the_dense_matrix_is_never_in_memory(layout: str, form: str) -> None:
-    n, m = 500, 4000  # 8 MB
-    symbols, centroids, _ = example(n, m, 31, 0.05, True, 8)
-    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
-    values = matrix.values()
-    memory = _part.outer.lower(inputs(8, n), values, matrix, np.int32(0), m, form).compile().memory_analysis()
+    matrix = large(layout)
+    n, m = matrix.shape
+    memory = _part.outer.lower(inputs(8, n), matrix.values(), matrix, np.int32(0), m, form).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * n * m / 8
 
 
 @each_layout
 def test_nor_for_a_gradient(layout: str) -> None:
-    n, m = 500, 4000
-    symbols, centroids, _ = example(n, m, 31, 0.05, True, 8)
-    matrix = coded_matrix(symbols, centroids, zero=True, layout=layout)
+    matrix = large(layout)
+    n, m = matrix.shape
     arguments = inputs(8, n), matrix.values(), matrix, inputs(8, m)
     memory = _gradients.outer.lower(*arguments).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * n * m / 4
@@ -275,10 +338,25 @@ def test_what_can_not_be_is_refused() -> None:
         coded_matmul(inputs(2, 23), matrix)
     with pytest.raises(LeafError, match="no form 'sums'"):
         coded_matmul(inputs(2, 24), matrix, form="sums")
+    with pytest.raises(LeafError, match="takes a CodedMatrix, made by coded_matrix or pack, not ndarray"):
+        coded_matmul(inputs(2, 24), np.ones((24, 6), np.float32))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(LeafError, match="takes a CodedMatrix"):
+        coded_conv(jnp.ones((1, 4, 4, 6)), symbols, (2, 2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(LeafError, match="one group"):
         coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), groups=2)
     with pytest.raises(LeafError, match="not coded as a matrix of 24 rows"):
         coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (3, 3))
+    wrong: Any  # of types that a program without annotations may give
+    for wrong in (1, None, "CIRCULAR", "FOO", "same", (1, 1), ((1, 1),), ((1, -1), (0, 0)), ((0.5, 0), (0, 0))):
+        with pytest.raises(LeafError, match="'SAME', 'SAME_LOWER', 'VALID' or "):
+            coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), padding=wrong)
+    for wrong in (2, (4,), (2, 2, 1), (-2, -2), (2.0, 2), "ab"):
+        with pytest.raises(LeafError, match="kernel: expected two integers"):
+            coded_conv(jnp.ones((1, 4, 4, 6)), matrix, wrong)
+    with pytest.raises(LeafError, match="strides: expected two integers"):
+        coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), strides=(0, 1))
+    with pytest.raises(LeafError, match="dilation: expected two integers"):
+        coded_conv(jnp.ones((1, 4, 4, 6)), matrix, (2, 2), dilation=(1, 0))
     for kind in (Hac, Shac):
         with pytest.raises(LeafError, match="more than 32 bits"):
             kind.of(np.zeros((1 << 16, 1), np.int32), np.ones(1 << 16, np.float32), False)

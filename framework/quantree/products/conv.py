@@ -27,9 +27,9 @@ def coded_conv(
 ) -> jax.Array:
     """Convolution of x [b, h, w, c] with a kernel [*kernel, c, out], coded as [kh kw c, out] -> [b, h', w', out].
 
-    As `flax.nnx.Conv` computes it: padding is one of `PADDINGS` or (before, after) for each axis; `dilation` spreads the
-    kernel. The patches, [b, h', w', kh kw c], are in memory. `LeafError` if shapes do not fit, the matrix is not coded,
-    a setting is none of these, or there are several groups.
+    As `flax.nnx.Conv` computes it, with a padding of `PADDINGS` or (before, after) for each axis; `dilation` spreads
+    the kernel. The patches, [b, h', w', kh kw c], are in memory. `LeafError` if shapes do not fit, the matrix is not
+    coded, a setting is none of these, or there are several groups.
     """
     check_coded(matrix)
     x = jnp.asarray(x)
@@ -41,7 +41,7 @@ def coded_conv(
         raise LeafError(f"padding: expected {known} or ((before, after), (before, after)), not {padding!r}")
     if groups != 1:
         raise LeafError(f"coded_conv has one group; {groups} are as many convolutions with kernels of their own")
-    if x.ndim != 4 or kernel[0] * kernel[1] * x.shape[-1] != matrix.n:
+    if x.ndim != 4 or not 0 < kernel[0] * kernel[1] * x.shape[-1] == matrix.n:
         raise LeafError(f"a kernel {kernel} on x {x.shape} is not coded as a matrix of {matrix.n} rows")
     patches = jax.lax.conv_general_dilated_patches(
         x,

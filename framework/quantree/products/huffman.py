@@ -49,7 +49,9 @@ class Hac(CodedMatrix):
             ranks = jax.lax.dynamic_update_slice(ranks, (entry >> 12).astype(jnp.uint16)[None], (row, jnp.int32(0)))
             return after(at, end, entry), ranks
 
-        _, ranks = jax.lax.fori_loop(jnp.int32(0), jnp.int32(self.n), step, (at, jnp.zeros((self.n, self.width), jnp.uint16)))
+        _, ranks = jax.lax.fori_loop(
+            jnp.int32(0), jnp.int32(self.n), step, (at, jnp.zeros((self.n, self.width), jnp.uint16))
+        )
         return codes.order[ranks.astype(jnp.int32)].astype(jnp.int32)
 
     def sums(self, inputs: jax.Array, values: jax.Array, first: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ def coded_matmul(x: jax.Array | np.ndarray, matrix: CodedMatrix, *, form: str | 
         raise LeafError(f"x is an array of floats [..., {n}], not {x.dtype} of shape {x.shape}")
     form = matrix.form if form is None else form
     if form not in matrix.forms:
-        raise LeafError(f"{type(matrix).__name__} has no form {form!r}; {nearest(form, matrix.forms)}")
+        raise LeafError(f"{type(matrix).__name__} has no form {form!r}; {nearest(str(form), matrix.forms)}")
     if 0 in (x.size, m):
         return jnp.zeros((*x.shape[:-1], m), x.dtype)
     leaves = (x, *jax.tree.leaves(matrix))

@@ -41,6 +41,6 @@ def coded_matrix(
     fit together.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise LeafError(f"no layout is called {layout!r}; {nearest(layout, list(LAYOUTS))}")
+        raise LeafError(f"no layout is called {layout!r}; {nearest(str(layout), list(LAYOUTS))}")
     chosen = LAYOUTS.values() if layout is None else [LAYOUTS[layout]]
     return min((kind.of(symbols, centroids, zero) for kind in chosen), key=lambda made: made.nbytes)

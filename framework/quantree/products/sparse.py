@@ -35,7 +35,7 @@ class Csc(CodedMatrix):
 
     @classmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool, group: int | None = None) -> Self:
-        """From integers [..., m] or [n]; group: see above. `LeafError` if they are too many, or there is no such group."""
+        """From integers [..., m] or [n]; `group` is the smallest if None. `LeafError` if they are too many."""
         symbols, centroids = checked(symbols, centroids, zero)
         n, m = symbols.shape
         kinds = len(centroids) + zero
@@ -102,7 +102,9 @@ class Csc(CodedMatrix):
             total = self._column(inputs, values, first + place)
             return jax.lax.dynamic_update_slice(out, total, (place, jnp.int32(0)))
 
-        out = jax.lax.fori_loop(jnp.int32(0), jnp.int32(self.width), column, jnp.zeros((self.width, inputs.shape[1]), jnp.float32))
+        out = jax.lax.fori_loop(
+            jnp.int32(0), jnp.int32(self.width), column, jnp.zeros((self.width, inputs.shape[1]), jnp.float32)
+        )
         return out + (common * inputs.sum(0))[None]
 
     def column(self, inputs: jax.Array, values: jax.Array, place: jax.Array) -> jax.Array:
