@@ -3,6 +3,7 @@
 `python -m experiments.config --schema` prints a JSON schema for editors.
 """
 
+import functools
 import json
 import re
 import sys
@@ -24,7 +25,7 @@ from experiments.plugins import PluginFile
 from experiments.zoo import Network
 from quantree import registry
 from quantree.errors import ConfigError, DataError, PluginError, nearest
-from quantree.model import flatten
+from quantree.model import Model, flatten
 from quantree.recipe import Recipe
 from quantree.recovery import Training
 from quantree.registry import Choice
@@ -175,6 +176,12 @@ def _validated(document: Document) -> Experiment:
         raise
 
 
+@functools.lru_cache(maxsize=8)
+def _abstract(network: Network, shape: tuple[int, ...], classes: int) -> Model:
+    """As `Network.abstract`, once for all points of a grid."""
+    return network.abstract(shape, classes)
+
+
 def _check(document: Document, place: Location, experiment: Experiment, recipe: Recipe) -> None:
     """Holds a recipe against the network's leaves and validation against the data, before anything is trained."""
     source = source_named(experiment.data.name)
@@ -183,7 +190,7 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
     except DataError as error:
         raise document.error(("data", "validation"), str(error)) from None
     try:
-        model = experiment.model.abstract(source.shape, len(source.classes))
+        model = _abstract(experiment.model, source.shape, len(source.classes))  # pyright: ignore[reportArgumentType]  frozen, so hashable
     except ConfigError as error:
         raise document.error(("model",), str(error)) from None
     recipe.check(model, document.at(place), place)

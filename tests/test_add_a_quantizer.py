@@ -55,6 +55,7 @@ def test_the_file_is_short() -> None:
     assert len(block("python").splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_in_a_sweep_it_stands_beside_the_others(tmp_path: Path) -> None:
     (tmp_path / "power.py").write_text(block("python"))
     (tmp_path / "power.yaml").write_text(block("yaml"))

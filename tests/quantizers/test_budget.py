@@ -75,6 +75,7 @@ def test_the_file_has_the_size_that_was_asked_for(seed: int, ratio: float, tmp_p
     assert plan.distortion == pytest.approx(error(plan, model), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_zoo() -> None:
     model = Network.named("lenet5")().model(0, (28, 28, 1), 10)
     plan = planned(model, bytes=140_000)
@@ -82,6 +83,7 @@ def test_a_network_of_the_zoo() -> None:
     assert plan.predicted == pytest.approx(plan.written, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_residual_network(shared_data: Path) -> None:
     model = checkpoints.read(shared_data / "checkpoints" / "cifar10_resnet20.safetensors").model
     plan = planned(model, ratio=12.0)

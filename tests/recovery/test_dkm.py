@@ -68,7 +68,9 @@ def test_what_is_measured_in_training_is_what_is_left(baseline: Model, monkeypat
     assert evaluate(found, baseline, digits()) == scores[0].score
 
 
-@pytest.mark.parametrize("blocking", [{"kind": "scalar"}, {"kind": "sub_vectors", "d": 3}])
+@pytest.mark.parametrize(
+    "blocking", [{"kind": "scalar"}, pytest.param({"kind": "sub_vectors", "d": 3}, marks=pytest.mark.slow)]
+)
 def test_pruned_weights_stay_zero_and_later_stages_go_on(baseline: Model, blocking: Any) -> None:
     pruned, found, tuned, _ = run(
         baseline,

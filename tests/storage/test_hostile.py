@@ -183,7 +183,7 @@ def test_paths() -> None:
 
 
 def test_newer_files_and_missing_plugins_are_told() -> None:
-    data = storage.to_bytes(MODELS[1])
+    data = storage.to_bytes(MODELS[1], "ans")
     with pytest.raises(FormatError, match=r"version 2.*reads version 1.*update"):
         storage.from_bytes(sealed(MAGIC + b"\x02" + data[4:-4]))
 
