@@ -101,6 +101,7 @@ def test_in_a_session_it_is_registered_and_run(tmp_path: Path) -> None:
     assert float(np.sum((found - weights) ** 2)) <= 1.05 * best
 
 
+@pytest.mark.slow
 def test_installed_it_is_found_by_its_entry_point(tmp_path: Path) -> None:
     project = tomllib.loads(block("toml"))["project"]
     site, file = tmp_path / "site", tmp_path / "a.qtree"

@@ -180,10 +180,13 @@ def endure(undisturbed: tuple[Path, str], config: Path, workdir: Path, targets: 
     assert not list(workdir.glob("*/.*"))
 
 
-def test_killed_three_times_it_still_gives_the_same(
-    undisturbed: tuple[Path, str], config: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "targets", [["group"], pytest.param(["group", "worker", "parent"], marks=pytest.mark.slow)], ids=len
+)
+def test_killed_it_still_gives_the_same(
+    undisturbed: tuple[Path, str], config: Path, tmp_path: Path, targets: list[str]
 ) -> None:
-    endure(undisturbed, config, tmp_path, ["group", "worker", "parent"], span=12)
+    endure(undisturbed, config, tmp_path, targets, span=12)
 
 
 @pytest.mark.slow
