@@ -1,6 +1,7 @@
 """What a coded matrix is, and what every layout must be able to do."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
@@ -24,7 +25,7 @@ def pytree(cls: C) -> C:
 
 
 @pytree
-class CodedMatrix:
+class CodedMatrix(ABC):
     """A matrix [n, m] of symbols, stored in few bits, and the values that they stand for. A pytree.
 
     centroids: [k] float. If `zero`, symbol 0 is the value 0 and symbol j > 0 is centroid j - 1; otherwise symbol j is
@@ -44,35 +45,39 @@ class CodedMatrix:
     """Multiplications of the dense product up to which one core is as fast as several."""
 
     @classmethod
+    @abstractmethod
     def of(cls, symbols: np.ndarray, centroids: jax.Array | np.ndarray, zero: bool) -> Self:
         """From integers [..., m], or [n] for one column. `LeafError` if this layout can't hold them."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def form(self) -> str:
         """The form that is fastest on the backend of this process."""
-        raise NotImplementedError
 
     def values(self) -> jax.Array:
         """What the symbols stand for: [k + zero] float32."""
         centroids = self.centroids.astype(jnp.float32)
         return jnp.concatenate([jnp.zeros(1, jnp.float32), centroids]) if self.zero else centroids
 
+    @abstractmethod
     def tile(self, first: jax.Array) -> jax.Array:
         """Symbols of columns `first`, ..., `first` + width - 1 <= m - 1: int32 [n, width]."""
-        raise NotImplementedError
 
     def sums(self, inputs: jax.Array, values: jax.Array, first: jax.Array) -> jax.Array:
-        """The product for the columns of a tile: inputs [n, b], values by symbol -> [width, b], all float32."""
+        """The product for the columns of a tile: inputs [n, b], values by symbol -> [width, b], all float32. Only of
+        layouts with the form "sums".
+        """
         raise NotImplementedError
 
     def column(self, inputs: jax.Array, values: jax.Array, place: jax.Array) -> jax.Array:
-        """The product for one column, to be mapped over many: inputs [n, b], values by symbol -> [b], all float32."""
+        """The product for one column, to be mapped over many: inputs [n, b], values by symbol -> [b], all float32. Only
+        of layouts with the form "lockstep".
+        """
         raise NotImplementedError
 
+    @abstractmethod
     def bits(self) -> dict[str, int]:
         """Bits in memory of each array, by its name."""
-        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
