@@ -1,0 +1,67 @@
+"""Which channels of which arrays must change together, and what that allows."""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from quantree.errors import ConfigError, nearest
+
+Role = Literal["producer", "consumer", "per-channel"]
+"""What an array does with the channels: it makes them (the outputs of a kernel), sums over them (its inputs), or has a
+number for each (bias, norm, depthwise kernel)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Where the channels of a group lie along one axis of one array.
+
+    path: of a parameter or, if `state`, of an array of the state. places: [channels, m] int64, indices along `axis`; a
+    channel lies at m places where a flattened image has it once per pixel. Column j of all channels belongs together:
+    a channel that takes another's place takes it in every column.
+    """
+
+    path: str
+    axis: int
+    places: np.ndarray
+    role: Role
+    state: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that may change places with each other, if their members all do it alike.
+
+    name: what first makes the channels, such as `layer1/0/conv1`; with `#1`, `#2` behind it if that makes several
+    groups. fixed: why nothing may move (an input, an output, an operation that tells channels apart by their place);
+    None if channels may be permuted. tied: why their number may not change either (a shortcut that is padded to a fixed
+    width, a mean over channels); None if they may be merged and removed.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    fixed: str | None = None
+    tied: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.members[0].places)
+
+    def having(self, role: Role) -> tuple[Member, ...]:
+        """Its members of one role, in the order of the tree."""
+        return tuple(member for member in self.members if member.role == role)
+
+
+def named(patterns: Iterable[str], groups: Iterable[Group]) -> list[Group]:
+    """Groups whose names fit any of the shell-style patterns, in their order; `ConfigError` if a pattern fits none."""
+    known = {group.name: group for group in groups}
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = fnmatch.filter(known, pattern)
+        if not fits:
+            raise ConfigError(f"pattern {pattern!r} matches no group; {nearest(pattern, list(known))}", pattern)
+        found.update(fits)
+    return [group for name, group in known.items() if name in found]
