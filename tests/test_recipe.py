@@ -2,7 +2,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -188,11 +188,12 @@ BROKEN_CODES: dict[str, tuple[list[Any], Damage]] = {
 }
 
 
-def with_damage(stages: list[Any], damage: Damage, release: bool = False) -> Compressed:
+def with_damage(stages: list[Any], damage: Damage, release: bool = False, moves: bool = False) -> Compressed:
     with registry.temporarily():
 
         @qt.register("damage")
         class Bad(Stage):
+            rearranges: ClassVar[bool] = moves
             release_mask: bool = False
 
             def run(self, compressed: Compressed, context: Context) -> Compressed:
@@ -215,6 +216,25 @@ def test_a_stage_that_changes_codes_is_caught(name: str) -> None:
     stages, damage = BROKEN_CODES[name]
     with pytest.raises(QuantreeError, match=r"stage 1 \(damage\): a: an earlier stage's codes were changed"):
         with_damage(stages, damage)
+
+
+@pytest.mark.parametrize("name", ["raw again", "a wider mask", "no zero symbol"])
+def test_a_stage_that_moves_channels_keeps_as_many_zeros(name: str) -> None:
+    stages, damage = BROKEN_ZEROS[name]
+    with pytest.raises(QuantreeError, match="a: weights that were pruned are not zero"):
+        with_damage(stages, damage, moves=True)
+
+
+def test_a_stage_that_moves_channels_moves_zeros() -> None:
+    def flip(compressed: Compressed, rows: slice = slice(None)) -> Compressed:
+        leaf = compressed.leaves["a"]
+        assert isinstance(leaf, Pruned)
+        return compressed.replace({"a": Pruned.of(leaf.value[::-1][rows], leaf.mask[::-1][rows])})
+
+    with_damage([PRUNE], flip, moves=True)
+    with_damage([PRUNE], lambda c: flip(c, slice(1, None)), moves=True)
+    with pytest.raises(QuantreeError, match="a: weights that were pruned are not zero"):
+        with_damage([PRUNE], flip)
 
 
 def test_what_a_stage_may_do() -> None:

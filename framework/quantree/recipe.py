@@ -175,12 +175,19 @@ def _assert_kept(before: Compressed, after: Compressed, stage: Stage, index: int
         zeros = None if old is None or getattr(stage, "release_mask", False) else old.zeros()
         if zeros is not None:
             kept = new.zeros()
-            if kept is None or kept.shape != zeros.shape or not kept[zeros].all():
+            if kept is None or not _stay(zeros, kept, stage.rearranges):
                 raise QuantreeError(
                     f"stage {index} ({stage.name}): {path}: weights that were pruned are not zero any more"
                 )
         if isinstance(old, Coded) and not (isinstance(new, Coded) and _same_codes(old, new)):
             raise QuantreeError(f"stage {index} ({stage.name}): {path}: an earlier stage's codes were changed")
+
+
+def _stay(zeros: np.ndarray, kept: np.ndarray, moved: bool) -> bool:
+    """Whether what was pruned still is, where a stage may have moved channels or taken some away."""
+    if moved:
+        return kept.shape != zeros.shape or int(kept.sum()) >= int(zeros.sum())
+    return kept.shape == zeros.shape and bool(kept[zeros].all())
 
 
 def _same_codes(old: Coded, new: Coded) -> bool:

@@ -51,6 +51,8 @@ class Stage(Plugin, family="stage"):
     """True if it runs the network in train mode, in which norms use the statistics of the batch, not those stored."""
     needs_eval_mode: ClassVar[bool] = False
     """True if what it leaves is the network in eval mode only: no stage of train mode may follow."""
+    rearranges: ClassVar[bool] = False
+    """True if it moves, merges or removes channels: what was pruned stays so, but in other places of its leaf."""
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         """Returns the new model; never changes the old one."""

@@ -1,9 +1,7 @@
 """Running statistics as part of scale and bias: a norm in eval mode is one multiplication and one addition."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,12 @@ import numpy as np
 from pydantic import Field
 
 from quantree.encodings import Compressed, Encoding, Raw, match
-from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
-from quantree.model import Apply, unflatten
+from quantree.errors import ConfigError, LeafError
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform
+from quantree.transforms.same_function import assert_same
 
 _ALL: Patterns = ("*",)
-_BATCH = 256
 
 
 @register("fold_statistics")
@@ -63,32 +60,9 @@ class FoldStatistics(Transform):
             leaves |= folded[0]
             state |= folded[1]
         after = compressed.replace(leaves, state=state)
-        if context.model.apply is not None and context.data is not None:
-            batch = next(iter(context.data.validation(_BATCH)), None)
-            if batch is None:
-                raise DataError("there is nothing to check the folded network on: the validation split is empty")
-            dtypes = [leaf.value.dtype for leaf in leaves.values() if isinstance(leaf, Raw)]
-            self._compare(compressed, after, context.model.apply, batch[0], dtypes, epsilon)
+        hint = f"Is epsilon {epsilon:g} that of the norms? Keras has 0.001, Flax and PyTorch 0.00001"
+        assert_same(compressed, after, context, "the folded network", hint=hint, tolerance=self.tolerance)
         return after
-
-    def _compare(
-        self, before: Compressed, after: Compressed, apply: Apply, inputs: Any, dtypes: list[Any], epsilon: float
-    ) -> None:
-        # Not in TF32, whose rounding is coarser than the tolerance.
-        with jax.default_matmul_precision("highest"):
-            old, new = (_forward(apply)(net.decode(), unflatten(net.state), inputs) for net in (before, after))
-        dtypes = [*dtypes, *(leaf.dtype for leaf in jax.tree.leaves(old) if jnp.issubdtype(leaf.dtype, jnp.floating))]
-        allowed = self.tolerance or max([1e-4, *(8 * float(jnp.finfo(dtype).eps) for dtype in dtypes)])
-        for one, other in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-            largest = max(float(np.max(np.abs(one), initial=0.0)), float(np.finfo(np.float32).tiny))
-            change = float(np.max(np.abs(other - one), initial=0.0)) / largest
-            if not change <= allowed:
-                raise QuantreeError(
-                    f"the folded network is another one: an output changes by {change:.2g} of the largest output, more "
-                    f"than {allowed:.2g}. Is epsilon {epsilon:g} that of the norms? Keras has 0.001, Flax and "
-                    "PyTorch 0.00001"
-                )
 
 
 class _Norm(NamedTuple):
@@ -148,8 +122,3 @@ def _plain(path: str, compressed: Compressed) -> Raw:
     if not isinstance(leaf, Raw):
         raise LeafError(f"{path}: it is {leaf.name} already; put `fold_statistics` before the stage that made it so")
     return leaf
-
-
-@functools.lru_cache(maxsize=64)
-def _forward(apply: Apply) -> Callable[[Any, Any, Any], Any]:
-    return jax.jit(lambda params, state, inputs: apply(params, state, inputs)[0])
