@@ -62,6 +62,7 @@ class Dkm(Recovery, Training):
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
         self._quantize().check(leaves)
+        self._training().check(self.foreseen(leaves))
 
     def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:
         return self._quantize().foreseen(leaves)

@@ -90,6 +90,8 @@ class Finetune(Recovery, Training):
             self.gradual.stage.check(leaves)
         if self.cumulative_rate is not None and not any(leaf.uses() for leaf in leaves.values()):
             raise ConfigError(_NOTHING_TO_GATHER)
+        if self.filters is not None:
+            self.filters.over(leaves)
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         data = context.need_data(self.name)

@@ -20,6 +20,7 @@ from quantree.errors import DataError, QuantreeError
 from quantree.model import Apply, Model, flatten, unflatten
 from quantree.progress import track
 from quantree.recovery.checkpoint import Checkpoints
+from quantree.recovery.filters import FilterPenalty, Penalty
 from quantree.recovery.objective import Objective
 from quantree.recovery.stem import Features, beyond_stem, forward
 from quantree.schema import Config
@@ -47,6 +48,9 @@ class Training(Config):
     )
     l2: float = Field(
         default=0.0, ge=0, description="this times the sum of squares of all plain weights is added to the loss"
+    )
+    filters: FilterPenalty | None = Field(
+        default=None, description="a penalty on whole filters, after which many of them can be removed; default: none"
     )
     clip: float | None = Field(default=None, gt=0, description="largest norm of the gradient over all parameters")
     patience: int | None = Field(
@@ -113,9 +117,12 @@ def fit(
     progress before which no epoch counts as best, because the update still makes the model smaller. folder:
     checkpoints; a training that was killed and is started again with the same arguments ends bit for bit where an
     undisturbed one ends. A stem that is not trained runs once, before the first epoch (see `beyond_stem`). Raises
-    `QuantreeError` if the loss stops being finite.
+    `ConfigError` if a pattern of `training.filters` fits nothing that is trained, and `QuantreeError` if the loss stops
+    being finite.
     """
     objective = objective or Objective(applied(model), data.task.loss)
+    beginning = partition(compressed, trained)[0]
+    penalty = training.filters and training.filters.over(beginning.leaves)
     if objective.apply == model.apply and not objective.distill:  # the teacher has a stem of its own
         short = beyond_stem(compressed, model, data, trained, update)
         if short is not None:
@@ -123,10 +130,11 @@ def fit(
             objective = dataclasses.replace(objective, apply=applied(model))
     steps = data.steps(training.batch_size)
     rates = training.rates(steps * training.epochs)
-    step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip, data.augment)
+    step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip, data.augment, penalty)
+    pulls = [training.weight_decay, training.l2, training.filters.weight if training.filters else 0.0]
     teacher, key = (model.params, model.state), jax.random.key(seed)
 
-    run = _Run(compressed, initialise(partition(compressed, trained)[0]), compressed)
+    run = _Run(compressed, initialise(beginning), compressed)
     kept = evaluate(compressed, model, data) if settled == 0.0 else None
     peak, since, history, start = kept, 0, [], 0
     checkpoints = Checkpoints(folder, checkpoint_seconds)
@@ -147,7 +155,7 @@ def fit(
                 done = epoch * steps + i
                 if update is not None and done % update_every == 0:
                     first, rest = partition(update(combine(first, rest), done / len(rates)), trained)
-                settings = np.asarray([rates[done], training.weight_decay, training.l2], np.float32)
+                settings = np.asarray([rates[done], *pulls], np.float32)
                 first, rest, state, loss = step(
                     first, rest, state, teacher, inputs, targets, key, np.uint32(done), settings
                 )
@@ -211,17 +219,24 @@ def _plain(score: Score | None) -> list[float] | None:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
-    objective: Objective, optimizer: str, momentum: float, clip: float | None, augment: Augment | None
+    objective: Objective,
+    optimizer: str,
+    momentum: float,
+    clip: float | None,
+    augment: Augment | None,
+    penalty: Penalty | None,
 ) -> tuple[Any, Any]:
-    """The jitted training step and the optimizer's start. Rates are arguments, so that a sweep over them compiles
-    once.
+    """The jitted training step and the optimizer's start. Rates and weights of penalties are arguments, so that a sweep
+    over them compiles once.
     """
     scale = optax.scale_by_adam() if optimizer == "adam" else optax.trace(momentum, nesterov=True)
     transform = optax.chain(optax.clip_by_global_norm(clip), scale) if clip else scale
 
-    def loss_of(first: Any, rest: Any, teacher: Any, batch: Any, key: jax.Array, l2: jax.Array) -> Any:
+    def loss_of(first: Any, rest: Any, teacher: Any, batch: Any, key: jax.Array, l2: jax.Array, few: jax.Array) -> Any:
         whole = combine(first, rest)
         loss, state = objective(whole.decode(), unflatten(whole.state), teacher, batch, key)
+        if penalty is not None:
+            loss += (few * penalty(first.leaves)).astype(loss.dtype)
         squares = [jnp.sum(jnp.square(leaf)) for path, leaf in jax.tree.leaves_with_path(first) if _decays(path, leaf)]
         return loss + (l2 * sum(squares)).astype(loss.dtype) if squares else loss, state
 
@@ -229,12 +244,12 @@ def _compiled(
     def step(
         first: Any, rest: Any, state: Any, teacher: Any, inputs: Any, targets: Any, key: Any, done: Any, settings: Any
     ) -> Any:
-        rate, decay, l2 = settings
+        rate, decay, l2, few = settings
         key = jax.random.fold_in(key, done)
         if augment is not None:
             inputs = augment(jax.random.fold_in(key, 0), inputs)
         (loss, new_state), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            first, rest, teacher, (inputs, targets), key, l2
+            first, rest, teacher, (inputs, targets), key, l2, few
         )
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer step count
             direction, state = transform.update(gradient, state, first)
