@@ -3,18 +3,21 @@
 Linen's `params` are the parameters; every other collection (`batch_stats`, ...) is state, under its own name.
 """
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import errors, linen
 from flax.core import meta, unfreeze
 
 from quantree.errors import QuantreeError
 from quantree.model import TRAIN_FLAGS, Model, Tree, flag_values, flatten, from_params, told, train_flags, unflatten
+from quantree.widths import Shapes, shapes
 
 _BY_PRODUCTS = {"intermediates", "perturbations"}
 
@@ -44,7 +47,8 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any]) -> Model:
         )
     params = collections.pop("params", {})  # none at all: a network without weights
     model = from_params(params, {name: tree for name, tree in collections.items() if not _is_sown(tree)})
-    return dataclasses.replace(model, apply=_apply(module, stateful=bool(model.state)))
+    built = shapes(flatten(model.params).values())
+    return dataclasses.replace(model, apply=_apply(module, stateful=bool(model.state), built=built))
 
 
 def init(module: linen.Module, key: jax.Array, inputs: Any) -> Tree:
@@ -54,17 +58,22 @@ def init(module: linen.Module, key: jax.Array, inputs: Any) -> Tree:
 
 @dataclass(frozen=True)
 class _LinenApply:
-    """module: not bound, with flags yet to be set. arguments, fields: flags of `__call__`, flags among its fields."""
+    """module: not bound, with flags yet to be set. arguments, fields: flags of `__call__`, flags among its fields.
+    built: shapes of the parameters that the module makes, in the order of their paths.
+    """
 
     module: linen.Module
     arguments: tuple[str, ...]
     fields: tuple[str, ...]
+    built: Shapes
 
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
     ) -> tuple[Any, Tree]:
+        narrow = shapes(flatten(params).values()) != self.built
         try:
-            return self._run(params, state, inputs, train, key)
+            with linen.intercept_methods(_refitted) if narrow else contextlib.nullcontext():
+                return self._run(params, state, inputs, train, key)
         except (errors.ScopeCollectionNotFound, errors.ScopeVariableNotFoundError) as error:
             raise QuantreeError(
                 f"{_name(self.module)} needs variables that its model lacks ({_first_line(error)}); give from_linen "
@@ -94,7 +103,7 @@ class _LinenApply:
         return self.module.clone(**_flags(self.fields, train)) if self.fields else self.module
 
 
-def _apply(module: linen.Module, stateful: bool) -> _LinenApply:
+def _apply(module: linen.Module, stateful: bool, built: Shapes = ()) -> _LinenApply:
     module = module.clone(parent=None)
     try:
         hash(module)
@@ -107,7 +116,40 @@ def _apply(module: linen.Module, stateful: bool) -> _LinenApply:
     fields = () if arguments else tuple(each.name for each in dataclasses.fields(module) if each.name in TRAIN_FLAGS)
     if stateful and not arguments and not fields:
         _refuse_doubtful(module)
-    return _LinenApply(module, arguments, fields)
+    return _LinenApply(module, arguments, fields, built)
+
+
+def _refitted(method: Callable[..., Any], args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
+    """Calls a layer with the widths that its arrays have, if these have fewer channels than it was built with.
+
+    It is the copy that Linen made for this one run of the network, so that nobody else sees the change.
+    """
+    layer = context.module
+    if layer.scope is not None:
+        own = layer.scope.variables().get("params", {})
+        kernel = meta.unbox(own.get("kernel", own.get("embedding")))
+        if kernel is not None and not isinstance(kernel, Mapping):
+            for name, width in _widths(layer, jnp.shape(kernel), args).items():
+                object.__setattr__(layer, name, width)
+    return method(*args, **kwargs)
+
+
+def _widths(layer: Any, kernel: tuple[int, ...], args: Any) -> Mapping[str, Any]:
+    """Fields of a layer that tell a width -> what its kernel, or the table of an embedding, says."""
+    match layer:
+        case linen.Einsum():
+            return {"shape": kernel}
+        case linen.Embed():
+            return {"num_embeddings": kernel[0], "features": kernel[1]}
+        case linen.DenseGeneral(features=[*features]):
+            return {"features": kernel[-len(features) :]}
+        case linen.ConvTranspose(transpose_kernel=True):
+            return {"features": kernel[-2]}
+        case linen.Conv(feature_group_count=groups) if groups > 1 and args:
+            return {"features": kernel[-1], "feature_group_count": jnp.shape(args[0])[-1] // kernel[-2]}
+        case linen.Module(features=int()):
+            return {"features": kernel[-1]}
+    return {}
 
 
 def _refuse_doubtful(module: linen.Module) -> None:

@@ -1,10 +1,11 @@
 """Adapters: what a `flax.nnx` module or a bare pytree of arrays is to quantree.
 
 The core knows a network as two nested dicts of arrays, `params` (trained) and `state` (stored but not trained, such as
-batch-norm statistics), and one pure function. Only this file and `linen.py` know Flax's classes.
+batch-norm statistics), and one pure function. Only this file, `widths.py` and `linen.py` know Flax's classes.
 """
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from quantree.errors import LeafError, QuantreeError, nearest
+from quantree.widths import Shapes, is_narrower, refit, shapes
 
 DEEPEST = 64  # levels of a parameter tree; no file holds more
 Tree = dict[str, Any]
@@ -29,7 +31,10 @@ TRAIN_FLAGS = {
 
 
 class Apply(Protocol):
-    """The network as a pure function. Equal networks have equal, hashable `apply`s, so that jit compiles them once."""
+    """The network as a pure function. Equal networks have equal, hashable `apply`s, so that jit compiles them once.
+
+    It may be asked to run arrays of which some have fewer channels than those that it was made for.
+    """
 
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
@@ -157,6 +162,7 @@ def from_nnx(module: nnx.Module, branches: Mapping[str, slice] | None = None, he
         tuple(path for path, _ in flat_state),
         tuple((path, jnp.shape(leaf[...]), _is_key(leaf[...])) for path, leaf in flat_random),
         train_flags(type(module).__name__, module),
+        shapes(leaf[...] for _, leaf in (*flat_params, *flat_state)),
     )
     stem = None
     if branches:
@@ -168,25 +174,30 @@ def from_nnx(module: nnx.Module, branches: Mapping[str, slice] | None = None, he
     return Model(params, state, apply, stem=stem)
 
 
-def to_nnx(module: nnx.Module, params: Tree, state: Tree) -> nnx.Module:
+def to_nnx(module: nnx.Module, params: Tree, state: Tree, narrower: bool = False) -> nnx.Module:
     """A copy of `module` that holds these arrays. `LeafError` names the first leaf that is missing, left over, or of
-    another shape.
+    another shape. narrower: axes may be shorter than the module's, and the widths that layers of Flax keep are set
+    to those of the arrays.
     """
     _check_module(module)
     graph, old_params, random, old_state = _split(module)
+    fits: Callable[..., bool] = is_narrower if narrower else operator.eq
     parts = []
     for old, new in ((old_params, flatten(params)), (old_state, flatten(state))):
         flat = nnx.to_flat_state(old)
         for path, leaf in flat:
-            found = new.get(_name(path))
-            if found is None or jnp.shape(found) != jnp.shape(leaf[...]):
+            found, wanted = new.get(_name(path)), jnp.shape(leaf[...])
+            if found is None or not fits(jnp.shape(found), wanted):
                 has = "nothing" if found is None else f"shape {jnp.shape(found)}"
-                raise LeafError(f"{_name(path)}: the module wants shape {jnp.shape(leaf[...])}, the model has {has}")
+                raise LeafError(f"{_name(path)}: the module wants shape {wanted}, the model has {has}")
         left = sorted(new.keys() - {_name(path) for path, _ in flat})
         if left:
             raise LeafError(f"{left[0]}: the model has it, the module does not")
         parts.append(_state({path: new[_name(path)] for path, _ in flat}))
-    return nnx.merge(graph, parts[0], random, parts[1], copy=True)
+    filled = nnx.merge(graph, parts[0], random, parts[1], copy=True)
+    if narrower:
+        refit(filled)
+    return filled
 
 
 def told(value: Any) -> str:
@@ -248,24 +259,25 @@ def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
 
 @dataclass(frozen=True)
 class _NnxApply:
+    """built: shapes of the arrays, in the order of `params` and `state`, that the graph was built with."""
+
     graph: nnx.GraphDef[Any]
     params: tuple[tuple[Any, ...], ...]
     state: tuple[tuple[Any, ...], ...]
     random: tuple[tuple[tuple[Any, ...], tuple[int, ...], bool], ...]
     flags: tuple[str, ...]
+    built: Shapes
     method: str = "__call__"
 
     def __call__(
         self, params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: jax.Array | None = None
     ) -> tuple[Any, Tree]:
         flat_params, flat_state = flatten(params), flatten(state)
-        module = nnx.merge(
-            self.graph,
-            _state({path: flat_params[_name(path)] for path in self.params}),
-            self._fresh_random(key),
-            _state({path: flat_state[_name(path)] for path in self.state}),
-            copy=True,
-        )
+        arrays = [{path: flat_params[_name(path)] for path in self.params}]
+        arrays += [{path: flat_state[_name(path)] for path in self.state}]
+        module = nnx.merge(self.graph, _state(arrays[0]), self._fresh_random(key), _state(arrays[1]), copy=True)
+        if shapes(array for part in arrays for array in part.values()) != self.built:
+            refit(module)
         module.train() if train else module.eval()
         outputs = getattr(module, self.method)(inputs, **flag_values(self.flags, train))
         if not train or not self.state:

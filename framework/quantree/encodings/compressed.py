@@ -45,15 +45,26 @@ class Compressed:
         """The parameters, as nested dicts of arrays. Pure and jit-able."""
         return unflatten({path: leaf.decode(self.codebooks) for path, leaf in self.leaves.items()})
 
+    @property
+    def narrower(self) -> bool:
+        """True if a stage has taken channels away: its leaves and state decode to fewer bytes than the baseline has."""
+        arrays = (*self.leaves.values(), *self.state.values())
+        sizes = (np.dtype(each.dtype).itemsize * int(np.prod(each.shape, dtype=np.int64)) for each in arrays)
+        return sum(sizes) < self.dense_bytes
+
     def to_nnx(self, module: "nnx.Module") -> "nnx.Module":
-        """A copy of `module` that holds the decoded parameters and the state."""
-        return to_nnx(module, self.decode(), unflatten(self.state))
+        """A copy of `module` that holds the decoded parameters and the state; it has the widths of a model that is
+        `narrower` than its baseline. `LeafError` names the first leaf that does not fit the module.
+        """
+        return to_nnx(module, self.decode(), unflatten(self.state), self.narrower)
 
     def to_linen(self) -> Tree:
         """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state.
 
-        For a network that came from Linen; nothing tells where a model without state is from. `QuantreeError` if the
-        state lies beside the parameters, as in nnx, and not in collections of its own.
+        For a network that came from Linen; nothing tells where a model without state is from. If this model is
+        `narrower` than its baseline, a module that is built with its widths can take them, or the baseline's
+        `Model.apply`. `QuantreeError` if the state lies beside the parameters, as in nnx, and not in collections of
+        its own.
         """
         params, state = self.decode(), unflatten(self.state)
         mixed = sorted(name for name, tree in state.items() if name in params or not isinstance(tree, dict))
