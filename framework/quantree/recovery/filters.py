@@ -80,14 +80,19 @@ class Penalty:
         return jnp.sum(jnp.stack(terms))
 
     def _term(self, kernel: jax.Array) -> jax.Array:
-        wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        wide = kernel if kernel.dtype.itemsize >= 4 else kernel.astype(jnp.float32)
         filters = wide.reshape(-1, wide.shape[-1])
         size, count = filters.shape
-        norms = _root_of_squares(filters) if self.inner == "l2" else jnp.sum(jnp.abs(filters), axis=0)
+        norms = _root_of_squares(filters) if self.inner == "l2" else _sum_of_magnitudes(filters)
         if self.kind == "lasso":
             return jnp.sum(norms) * (np.sqrt(size).item() if self.inner == "l2" else 1.0)
         ratio = jnp.sum(norms) / (_root_of_squares(norms) + _LEAST)
         return ratio / np.sqrt(count).item() if self.scaled else ratio
+
+
+def _sum_of_magnitudes(values: jax.Array) -> jax.Array:
+    """l1 norm along the first axis. Its gradient is zero at a weight of zero, where that of `jnp.abs` is 1."""
+    return jnp.sum(values * jax.lax.stop_gradient(jnp.sign(values)), axis=0)
 
 
 def _root_of_squares(values: jax.Array) -> jax.Array:
