@@ -94,8 +94,10 @@ def _attention(layer: nnx.MultiHeadAttention) -> Mapping[str, Any]:
 
 
 def _norm(layer: Any) -> Mapping[str, Any]:
-    arrays = (layer.scale, getattr(layer, "bias", None), getattr(layer, "mean", None))
-    features = next((array.shape[-1] for array in arrays if array is not None), layer.num_features)
+    arrays = (getattr(layer, name, None) for name in ("scale", "bias", "mean"))
+    features = next((array.shape[-1] for array in arrays if array is not None), None)
+    if features is None:
+        return {}  # it has no widths of its own
     if isinstance(layer, nnx.GroupNorm):
-        return {"num_features": features, "group_size": features // layer.num_groups}
+        return {"group_size": features // layer.num_groups}
     return {"num_features": features}
