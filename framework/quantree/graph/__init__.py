@@ -1,6 +1,7 @@
 """Which axes of which arrays belong together, read off a network's own program."""
 
+from quantree.graph.couple import Graph, couple, coupled
 from quantree.graph.groups import Group, Member, Role, named
 from quantree.graph.moves import reorder, shrink
 
-__all__ = ["Group", "Member", "Role", "named", "reorder", "shrink"]
+__all__ = ["Graph", "Group", "Member", "Role", "couple", "coupled", "named", "reorder", "shrink"]

@@ -1,6 +1,7 @@
 """Moving the channels of a group, and having fewer of them: the same change in every array that the group names."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,11 @@ from quantree.encodings import Compressed, Encoding, Pruned, Raw
 from quantree.errors import LeafError
 from quantree.graph.groups import Group, Member
 
+_Change = Callable[[np.ndarray, Member], np.ndarray]
+
 
 def reorder(compressed: Compressed, group: Group, order: np.ndarray) -> Compressed:
-    """The same network with channel `order[i]` in the place of channel i; order [channels]. Bits are moved, not changed.
+    """The same network with channel `order[i]` in the place of channel i, bit for bit; order [channels].
 
     `LeafError` if a member has been quantized by an earlier stage.
     """
@@ -67,7 +70,7 @@ def shrink(
     return _changed(compressed, group, values, masks)
 
 
-def _changed(compressed: Compressed, group: Group, values, masks) -> Compressed:  # noqa: ANN001
+def _changed(compressed: Compressed, group: Group, values: _Change, masks: _Change) -> Compressed:
     """The model with `values(array, member)` in place of each member; `masks` does it for those of pruned leaves."""
     leaves: dict[str, Encoding] = {}
     state = dict(compressed.state)
