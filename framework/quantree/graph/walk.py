@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -133,9 +134,9 @@ class Walk:
 
     def constant(self, array: Any) -> Value:
         """An array that the program holds. Where it is the same all along an axis, that axis may be permuted."""
-        array = (
-            np.zeros(np.shape(array)) if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended) else np.asarray(array)
-        )
+        if jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended):
+            return Value(tuple(self.still(n, "they are random keys") for n in array.shape))
+        array = np.asarray(array)
         return Value(tuple(self._constant_axis(array, axis) for axis in range(array.ndim)))
 
     def _constant_axis(self, array: np.ndarray, axis: int) -> Labels:
