@@ -74,15 +74,18 @@ def smallest(found: Iterable[Found], rule: str) -> Found | None:
     return min(counted, key=lambda each: each.psi[rule], default=None)
 
 
-def read(folders: Sequence[Path], rules: Mapping[str, PaperRule]) -> tuple[list[Found], tuple[str, ...]]:
+def read(
+    folders: Sequence[Path], rules: Mapping[str, PaperRule], imported: bool = False
+) -> tuple[list[Found], tuple[str, ...]]:
     """The settings in these work folders, counted by some rules, and a sentence about whatever is not a whole result.
 
-    Settings of imported networks are left out: their validation images may be among those that they were trained on.
+    imported: with those of imported networks, for tables that choose none: their validation images may be among those
+    that they were trained on.
     """
     summary = summarize(read_trials(folders))
     found, problems = [], list(summary.problems)
     for setting in summary.settings:
-        if not setting.done or setting.first.imported:
+        if not setting.done or (setting.first.imported and not imported):
             continue
         files = [_file(folders, trial) for trial in setting.done]
         try:

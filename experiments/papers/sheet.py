@@ -4,10 +4,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -97,19 +97,40 @@ def as_json(sheets: Sequence[Sheet]) -> str:
     )
 
 
+Made = tuple[list[Sheet], tuple[str, ...]]
+"""Tables, and what was wrong."""
+
+
+class Flag(NamedTuple):
+    """Tables that a flag prints in place of those about work folders."""
+
+    about: str
+    make: Callable[[], Made]
+
+
 def command(
-    name: str, about: str, make: Callable[[Sequence[Path]], tuple[list[Sheet], tuple[str, ...]]], arguments: Any
+    name: str,
+    about: str,
+    make: Callable[[Sequence[Path]], Made],
+    arguments: Sequence[str] | None,
+    flags: Mapping[str, Flag] | None = None,
 ) -> int:
-    """The command line of a paper: prints what `make(folders)` gives, tables and what was wrong; the exit status."""
+    """The command line of a paper: prints what `make(folders)` gives, or one of the `flags`; the exit status."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.papers.{name}", description=about)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", metavar="WORKDIR", nargs="*", type=Path, help="work folder of a sweep")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs")
     form.add_argument("--markdown", action="store_true", help="for documents")
+    choice = parser.add_mutually_exclusive_group()
+    for flag, each in (flags or {}).items():
+        choice.add_argument(f"--{flag}", action="store_true", help=each.about)
     given = parser.parse_args(arguments)
+    chosen = next((each for flag, each in (flags or {}).items() if getattr(given, flag)), None)
+    if chosen is not None and given.folders:
+        parser.error("these tables read no work folder; leave out WORKDIR")
     try:
-        sheets, problems = make(given.folders)
+        sheets, problems = make(given.folders) if chosen is None else chosen.make()
     except (QuantreeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from quantree.encodings import Compressed
+from quantree.encodings import Coded, Compressed
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,17 @@ class Kernel:
     """One kernel as the file stands for it.
 
     values: float32, of the leaf's shape. form: `raw`, as it was; `pruned`, otherwise as it was; `coded`, of few values.
-    codebook: name of the codebook of a coded kernel; kernels that share one have the same name here.
+    codebook: name of the codebook of a coded kernel; kernels that share one have the same name here. table: its shape,
+    [segments, k, d]. codes: how many codes stand for the kernel. zeros: whether some weights were pruned away.
     """
 
     path: str
     values: np.ndarray
     form: Literal["raw", "pruned", "coded"]
     codebook: str | None = None
+    table: tuple[int, ...] = ()
+    codes: int = 0
+    zeros: bool = False
 
     @property
     def dense(self) -> bool:
@@ -50,8 +54,13 @@ def kernels(compressed: Compressed, counts: Callable[[str, int], bool] = is_kern
         if counts(path, len(leaf.shape)):
             values = np.asarray(leaf.decode(compressed.codebooks), np.float32)
             book = next(iter(leaf.uses()), None)
-            form = "coded" if book is not None else "raw" if leaf.zeros() is None else "pruned"
-            found.append(Kernel(path, values, form, book))
+            zeros = leaf.zeros() is not None
+            if book is None:
+                found.append(Kernel(path, values, "pruned" if zeros else "raw", zeros=zeros))
+                continue
+            table = compressed.codebooks[book].table().shape
+            codes = leaf.codes.size if isinstance(leaf, Coded) else -(-values.size // table[2])
+            found.append(Kernel(path, values, "coded", book, table, codes, zeros))
     return found
 
 

@@ -37,7 +37,8 @@ class Count:
 class PaperRule(Plugin, family="paper_rule"):
     """Counts the size of a compressed model as one paper does, beside the file and never in its place.
 
-    Only kernels are counted (`is_kernel`), at 32 bits a weight before compression, whatever their dtype here.
+    Only kernels are counted (`is_kernel`) unless the rule says otherwise, at 32 bits a weight before compression,
+    whatever their dtype here.
     """
 
     part: Part = Field(

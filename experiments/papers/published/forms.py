@@ -126,3 +126,78 @@ class Marino2021(Config):
     networks: dict[str, Baseline] = Field(description="data set -> network")
     headlines: tuple[Claim, ...] = Field(description="figures of the abstract of 2021")
     tables: tuple[Table, ...] = Field(description="tables of 2020 and 2023")
+
+
+class Cut(Config):
+    """How a layer of Martinez et al. is cut where the regime says otherwise."""
+
+    d: Count | None = Field(default=None, description="weights of a sub-vector")
+    k: Count | None = Field(default=None, description="most centroids")
+
+
+class Regime(Config):
+    """Sizes of sub-vectors and codebooks, and what a network takes with them."""
+
+    kernels: Count = Field(description="sub-vector of a convolution wider than 1 x 1, in kernels")
+    pointwise: Count = Field(description="sub-vector of a convolution of 1 x 1, in weights")
+    dense: Count = Field(default=4, description="sub-vector of a dense layer, in weights")
+    k: Count = Field(default=256, description="most centroids of a convolution")
+    dense_k: Count = Field(description="most centroids of a dense layer")
+    layers: dict[str, Cut] = Field(default={}, description="kernels that have others")
+    bits: Count = Field(description="of the whole network, as the paper counts")
+    strict_bits: Count | None = Field(default=None, description="with the clamp of kill-the-bits, if that was read")
+    mebibytes: Printed = Field(description="2^20 bytes, as printed")
+    ratio: Printed = Field(description="uncompressed over compressed, as printed")
+
+
+class Quantized(Config):
+    """A network of Martinez et al."""
+
+    model: str = Field(description="its name in the zoo, or that of its larger part")
+    without: tuple[str, ...] = Field(default=(), description="patterns: leaves of the model that it lacks")
+    beside: dict[str, tuple[Count, ...]] = Field(default={}, description="path -> shape: leaves that it has besides")
+    raw: tuple[str, ...] = Field(description="kernels that are not quantized")
+    regimes: dict[Literal["small", "large"], Regime] = Field(description="by the size of the blocks")
+
+
+class Accuracy(Config):
+    """A row of Martinez et al."""
+
+    network: str = Field(description="its name in the paper")
+    regime: Literal["small", "large"] = Field(description="size of the blocks")
+    dataset: str = Field(description="of training and test")
+    metric: str = Field(description="what is measured, %")
+    original: float = Field(description="uncompressed")
+    pqf: float = Field(description="theirs")
+    bgd: float = Field(description="And the Bit Goes Down at the same size")
+
+
+class Martinez2021(Config):
+    """`martinez2021.yaml`."""
+
+    source: str = Field(description="where the numbers were read")
+    networks: dict[str, Quantized] = Field(description="by their names in the paper")
+    rows: tuple[Accuracy, ...] = Field(description="accuracies")
+
+
+class Images(Config):
+    """What the network of a data set takes and gives."""
+
+    shape: tuple[Count, ...] = Field(description="of an image")
+    classes: Count = Field(description="number of logits")
+
+
+class Reduction(Config):
+    """A figure of Wang et al."""
+
+    dataset: str = Field(description="its name here")
+    source: str = Field(description="where it was read")
+    reduction: float = Field(description="% of the parameters that are gone")
+    accuracy: str = Field(description="what is said of it")
+
+
+class Wang2020(Config):
+    """`wang2020.yaml`."""
+
+    datasets: dict[str, Images] = Field(description="by their names here")
+    rows: tuple[Reduction, ...] = Field(description="figures of the abstracts")
