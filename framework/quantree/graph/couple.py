@@ -14,6 +14,7 @@ from quantree.graph.describe import describe
 from quantree.graph.gather import Slot, Tap, gathered
 from quantree.graph.groups import Group
 from quantree.graph.rules import apply_rule
+from quantree.graph.tried import tried
 from quantree.graph.walk import INPUT, Value, Walk, operands
 from quantree.model import Apply, Model, Tree, flatten, unflatten
 from quantree.task import Data
@@ -132,4 +133,10 @@ def couple(apply: Apply, params: Tree, state: Tree, inputs: Any) -> Graph:
         for labels in output.axes:
             walk.terms.fix(labels, "an output of the network")
     groups, taps = gathered(walk, slots)
-    return Graph(groups, apply, taps)
+    params, state = (flatten(tree) for tree in shapes[:2])
+
+    def outputs(leaves: Mapping[str, Any], inputs: Any) -> Any:
+        first, second = (unflatten({path: leaves[path] for path in tree}) for tree in (params, state))
+        return apply(first, second, inputs)[0]
+
+    return Graph(tuple(tried(outputs, params | state, shapes[2], groups)), apply, taps)
