@@ -3,5 +3,6 @@
 from quantree.transforms.cast import Cast
 from quantree.transforms.fold_statistics import FoldStatistics
 from quantree.transforms.prune import Prune
+from quantree.transforms.remove import Remove
 
-__all__ = ["Cast", "FoldStatistics", "Prune"]
+__all__ = ["Cast", "FoldStatistics", "Prune", "Remove"]
