@@ -10,13 +10,13 @@ sizes, in a minute or two; the weights are drawn at random, for there is no Imag
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from experiments.papers.accounting import Martinez2021 as Rule
-from experiments.papers.ours import Found, read
+from experiments.papers.ours import Found, kinds, read
 from experiments.papers.published import Martinez2021, load
 from experiments.papers.published.forms import Accuracy
 from experiments.papers.random_files import files
@@ -24,11 +24,9 @@ from experiments.papers.regimes import count, cut, regimes, shapes
 from experiments.papers.sheet import Flag, Made, Sheet, command
 from experiments.report.rows import Trial
 from quantree.encodings import SubVectors
-from quantree.errors import QuantreeError
-from quantree.quantizers import Quantize
-from quantree.recipe import Recipe
 
 PAPER = load(Martinez2021, "martinez2021")
+PERMUTE = "permute"  # the stage
 MEBI = 1 << 20
 
 
@@ -68,13 +66,9 @@ def _closed(row: Accuracy) -> float:
 
 def _alike(found: Found) -> bool:
     """Whether it is the paper's method or a part of it: sub-vectors of a residual network that classifies."""
-    first = found.setting.first
-    try:
-        stages = Recipe.from_config(first.settings["stages"]).expanded  # pyright: ignore[reportArgumentType]
-    except (QuantreeError, KeyError):  # a plug-in that is not loaded here, or a row of another version
-        return False
-    vectors = any(isinstance(stage, Quantize) and isinstance(stage.blocking, SubVectors) for stage in stages)
-    return vectors and first.model.startswith("resnet") and found.setting.panel.percent
+    setting = found.setting
+    vectors = SubVectors.name in kinds(setting.first)
+    return vectors and setting.first.model.startswith("resnet") and setting.panel.percent
 
 
 def _ours(found: list[Found]) -> Sheet:
@@ -108,18 +102,18 @@ def _ours(found: list[Found]) -> Sheet:
 
 
 def _permutes(trial: Trial) -> bool:
-    return any(isinstance(stage, dict) and stage.get("kind") == "permute" for stage in _stages(trial))
+    return PERMUTE in kinds(trial)
 
 
 def _without_permuting(trial: Trial) -> str:
     """What a trial has in common with the one that does all but permute."""
-    kept = [stage for stage in _stages(trial) if not isinstance(stage, dict) or stage.get("kind") != "permute"]
+    stages = trial.settings.get("stages")
+    kept = [stage for stage in stages if not _is_permute(stage)] if isinstance(stages, list) else stages
     return json.dumps([trial.dataset, trial.model, {**trial.settings, "stages": kept}], sort_keys=True)
 
 
-def _stages(trial: Trial) -> Iterable[Any]:
-    stages = trial.settings.get("stages")
-    return stages if isinstance(stages, list) else ()
+def _is_permute(stage: Any) -> bool:
+    return isinstance(stage, dict) and stage.get("kind") == PERMUTE
 
 
 def _seeds(found: Found) -> set[int]:

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.papers.accounting import PaperRule
 from experiments.papers.accounting.kernels import kernels
@@ -133,6 +134,26 @@ def method_name(trial: Trial) -> str:
         return trial.method
     shared = "u" if isinstance(quantizer.grouping, PerKind | WholeNet) else ""
     return "-".join(filter(None, (pruned, shared + called)))
+
+
+def kinds(trial: Trial) -> frozenset[str]:
+    """Kinds of all that a trial's stages name, stages inside of others too, and of what its presets stand for."""
+    written = trial.settings.get("stages")
+    found = set(_named(written))
+    for stage in written if isinstance(written, list) else ():
+        with contextlib.suppress(QuantreeError):  # a plug-in that is not loaded here
+            found |= set(_named([inner.to_config() for inner in Recipe.from_config([stage]).expanded]))
+    return frozenset(found)
+
+
+def _named(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Mapping):
+        if isinstance(settings.get("kind"), str):
+            yield settings["kind"]
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for each in settings:
+            yield from _named(each)
 
 
 def _prunes(stage: Stage) -> bool:

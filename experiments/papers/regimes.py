@@ -1,6 +1,7 @@
 """Block regimes of Martinez et al. (CVPR 2021, arXiv 2010.15703): how each layer is cut, and what follows from it."""
 
 import fnmatch
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,9 +50,15 @@ def regimes(paper: Martinez2021) -> Iterator[tuple[str, Quantized, str, Regime]]
 
 def shapes(network: Quantized) -> Shapes:
     """Path -> shape of all parameters, in our names and axes. Nothing is computed."""
-    leaves = flatten(Network.named(network.model)().abstract(IMAGE, CLASSES).params)
-    kept = {path: x.shape for path, x in leaves.items() if not any(fnmatch.fnmatch(path, p) for p in network.without)}
+    whole = _whole(network.model)
+    kept = {path: x for path, x in whole.items() if not any(fnmatch.fnmatchcase(path, p) for p in network.without)}
     return {**kept, **network.beside}
+
+
+@functools.cache
+def _whole(name: str) -> Shapes:
+    leaves = flatten(Network.named(name)().abstract(IMAGE, CLASSES).params)
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def cut(shapes: Shapes, network: Quantized, regime: Regime, strict: bool = False) -> dict[str, Blocks]:

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from experiments.papers.ours import method_name
+from experiments.papers.ours import kinds, method_name
 from experiments.report.rows import Trial
 
 PRUNE = {"kind": "prune", "density": 0.1}
 GRADUAL = {"kind": "finetune", "epochs": 1, "gradual": {"stage": PRUNE}}
 
 
-def named(*stages: Any, **settings: Any) -> str:
+def trial(*stages: Any, **settings: Any) -> Trial:
     told = {"stages": list(stages)} if stages else settings
     made = {"trial": "t", "experiment": "e", "dataset": "davis", "model": "m", "method": "as in the config", "seed": 0}
-    return method_name(Trial.model_validate({**made, "settings": told, "status": "failed"}))
+    return Trial.model_validate({**made, "settings": told, "status": "failed"})
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,18 @@ def named(*stages: Any, **settings: Any) -> str:
     ],
 )
 def test_the_name_follows_from_the_stages(stages: list[Any], name: str) -> None:
-    assert named(*stages) == name
+    assert method_name(trial(*stages)) == name
+
+
+@pytest.mark.parametrize(
+    ("stages", "found"),
+    [
+        ([{"kind": "product", "k": 4, "d": 2}], {"product", "quantize", "sub_vectors", "kmeans", "tensor"}),
+        ([GRADUAL], {"finetune", "prune"}),
+        ([{"kind": "not here"}, {"kind": "product", "k": 4, "d": 2}], {"not here", "sub_vectors"}),
+        ([], set()),
+    ],
+)
+def test_kinds_are_those_inside_of_stages_and_behind_presets_too(stages: list[Any], found: set[str]) -> None:
+    assert kinds(trial(*stages)) >= found
+    assert "sub_vectors" not in kinds(trial({"kind": "kmeans", "k": 4}))

@@ -4,7 +4,7 @@ from math import prod
 
 import pytest
 
-from experiments.papers.published import Han2016, Marino2021, interval, load
+from experiments.papers.published import Han2016, Marino2021, Martinez2021, Wang2020, interval, load
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ def test_marino_has_a_network_for_every_row_and_its_sizes_are_shares() -> None:
     best, smallest = ({(r.dataset, r.method): r.metric for r in paper.tables[i].rows} for i in (2, 3))
     for key, metric in smallest.items():
         assert metric >= best[key] if key[0] in ("davis", "kiba") else metric <= best[key]
+
+
+def test_martinez_prints_sizes_that_its_bits_give_and_has_a_size_for_every_row() -> None:
+    paper = load(Martinez2021, "martinez2021")
+    for network in paper.networks.values():
+        for regime in network.regimes.values():
+            low, high = interval(regime.mebibytes)
+            assert low <= regime.bits / 8 / 2**20 <= high
+    for row in paper.rows:
+        assert row.regime in paper.networks[row.network].regimes
+        assert row.bgd < row.pqf < row.original
+
+
+def test_wang_has_a_data_set_for_every_row() -> None:
+    paper = load(Wang2020, "wang2020")
+    assert {row.dataset for row in paper.rows} <= set(paper.datasets)
+    assert all(0 < row.reduction < 100 for row in paper.rows)
