@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantree.encodings import Blocking, Scalar, SubVectors
+from quantree.encodings import Blocking, KernelSlices, Scalar, SubVectors
 from quantree.registry import registered
 
 shapes = st.lists(st.integers(1, 5), max_size=4).map(tuple)
@@ -17,6 +17,7 @@ blockings = st.one_of(
         along=st.sampled_from(["inputs", "outputs"]),
         codebooks=st.sampled_from(["segment", "layer"]),
     ),
+    st.builds(KernelSlices, d=st.integers(1, 9), slices=st.integers(1, 3)),
 )
 
 
@@ -39,7 +40,7 @@ def test_join_undoes_split_and_the_sizes_are_as_said(blocking: Blocking, shape: 
 
 def test_every_blocking_that_is_registered_is_drawn_above() -> None:
     own = {name for name, plugin in registered("blocking").items() if plugin.__module__.startswith("quantree.")}
-    assert own == {"scalar", "sub_vectors"}
+    assert own == {"scalar", "sub_vectors", "kernel_slices"}
 
 
 def test_nine_along_the_inputs_of_a_3_by_3_convolution_are_its_kernel_slices() -> None:
@@ -48,6 +49,13 @@ def test_nine_along_the_inputs_of_a_3_by_3_convolution_are_its_kernel_slices() -
     slices = [kernel[:, :, channel, output].reshape(-1) for output in range(4) for channel in range(2)]
     np.testing.assert_array_equal(blocks, slices)
     np.testing.assert_array_equal(SubVectors(d=1).split(jnp.asarray(kernel)).reshape(-1), np.reshape(slices, -1))
+
+
+def test_kernel_slices_are_sub_vectors_of_the_length_that_the_kernel_gives() -> None:
+    for shape, d in (((3, 3, 4, 5), 18), ((2, 2, 4, 5), 8), ((1, 1, 8, 5), 4), ((8, 5), 4), ((5, 4, 3), 10)):
+        kernel = numbered(*shape)
+        blocks = KernelSlices(slices=2).split(jnp.asarray(kernel))
+        np.testing.assert_array_equal(blocks, SubVectors(d=d).split(jnp.asarray(kernel)))
 
 
 def test_segments_of_gong_are_blocks_of_columns_of_the_matrix_outputs_by_inputs() -> None:

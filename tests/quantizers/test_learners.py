@@ -16,7 +16,9 @@ from quantree.clustering.problem import bucket
 from quantree.encodings import Affine
 from quantree.errors import ConfigError
 from quantree.quantizers import EntropyConstrained, EntropyLloyd, KMeans, Learner, Uniform
+from quantree.quantizers.annealed import Annealed
 from quantree.quantizers.base import LADDER
+from quantree.quantizers.kmeans import affordable
 from quantree.schema import validate
 from tests.compilations import compilations
 
@@ -77,6 +79,17 @@ def test_masked_blocks_take_no_part(width: int) -> None:
     assert np.abs(table).max() < 10
     assert inertia <= sklearns(x[mask], 5, n_init=1).inertia_ * 1.3
     assert codes.min() >= 0 and codes.max() < 5
+
+
+@pytest.mark.parametrize(("n", "k"), [(1024, 256), (1023, 128), (40, 8), (5, 1), (3, 1)])
+def test_k_is_the_largest_power_of_two_that_leaves_each_centroid_its_blocks(n: int, k: int) -> None:
+    # Martinez et al. 2021: k is at most the largest power of two up to N / 4.
+    assert affordable(256, n, 4) == k
+    assert affordable(6, 1024, 4) == 6
+    x = np.random.default_rng(0).normal(size=(1, 40, 2)).astype(np.float32)
+    for learner in (KMeans(k=256, least_blocks=4), Annealed(k=256, least_blocks=4, steps=2)):
+        book, _ = learner.learn(jnp.asarray(x), jnp.ones((1, 40), bool), jax.random.key(0))
+        assert book.table().shape == (1, 8, 2)
 
 
 def test_segments_are_independent() -> None:

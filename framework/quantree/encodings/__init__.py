@@ -1,7 +1,7 @@
 """What stands for a weight tensor, and `Compressed`, the tree of them."""
 
 from quantree.encodings.base import Codebook, Encoding, Stored, Stream, encoding, static
-from quantree.encodings.blocking import Blocking, Scalar, SubVectors
+from quantree.encodings.blocking import Blocking, KernelSlices, Scalar, SubVectors
 from quantree.encodings.codebooks import Affine, Table
 from quantree.encodings.coded import Coded
 from quantree.encodings.compressed import Compressed, combine, float_fields, map_floats, match, partition
@@ -14,6 +14,7 @@ __all__ = [
     "Coded",
     "Compressed",
     "Encoding",
+    "KernelSlices",
     "Pruned",
     "Raw",
     "Scalar",

@@ -74,6 +74,10 @@ class SubVectors(Blocking):
         description="one codebook for each position of the sub-vector in its row (Gong et al.), or one per layer",
     )
 
+    def length(self, shape: tuple[int, ...]) -> int:
+        """Length of a sub-vector of a leaf of this shape whose rows are long enough."""
+        return self.d
+
     def _rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Number and length of the rows that are cut."""
         if len(shape) < 2:
@@ -82,7 +86,7 @@ class SubVectors(Blocking):
         return (outputs, inputs) if self.along == "inputs" else (inputs, outputs)
 
     def _pieces(self, shape: tuple[int, ...]) -> int:
-        return -(-self._rows(shape)[1] // self.d)
+        return -(-self._rows(shape)[1] // self.length(shape))
 
     def segments(self, shape: tuple[int, ...]) -> int:
         return self._pieces(shape) if self.codebooks == "segment" else 1
@@ -91,7 +95,7 @@ class SubVectors(Blocking):
         return self._rows(shape)[0] * (1 if self.codebooks == "segment" else self._pieces(shape))
 
     def width(self, shape: tuple[int, ...]) -> int:
-        return min(self.d, self._rows(shape)[1])
+        return min(self.length(shape), self._rows(shape)[1])
 
     def split(self, leaf: jax.Array) -> jax.Array:
         rows, length = self._rows(leaf.shape)
@@ -113,3 +117,21 @@ class SubVectors(Blocking):
         *kernel, channels, outputs = shape
         outputs_first = matrix if self.along == "inputs" else matrix.T
         return jnp.moveaxis(outputs_first.reshape(outputs, channels, *kernel), (0, 1), (-1, -2))
+
+
+@register("kernel_slices")
+class KernelSlices(SubVectors):
+    """Sub-vectors that cut no kernel: those of a convolution are whole kh x kw slices, one input channel each (Stock et
+    al. 2020; Martinez et al., CVPR 2021, section 3.1: "small blocks" have one, "large blocks" two). Dense and 1 x 1
+    kernels have sub-vectors of length d.
+    """
+
+    example: ClassVar = {"slices": 1}
+
+    d: int = Field(default=4, ge=1, description="length of a sub-vector of dense and 1 x 1 kernels, in weights")
+    along: Literal["inputs"] = Field(default="inputs", description="sub-vectors run along the inputs")  # pyright: ignore[reportIncompatibleVariableOverride]
+    slices: int = Field(default=1, ge=1, description="input channels whose kernel slices make one sub-vector")
+
+    def length(self, shape: tuple[int, ...]) -> int:
+        window = math.prod(shape[:-2])
+        return self.d if window == 1 else self.slices * window

@@ -9,7 +9,7 @@ from quantree import clustering
 from quantree.clustering.annealing import Relaxation
 from quantree.encodings import Codebook
 from quantree.quantizers.base import Learner
-from quantree.quantizers.kmeans import tables
+from quantree.quantizers.kmeans import LeastBlocks, affordable, tables
 from quantree.registry import register
 
 
@@ -25,6 +25,7 @@ class Annealed(Learner):
     example: ClassVar = {"k": 8}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
+    least_blocks: LeastBlocks = 1
     relaxation: Relaxation = Field(
         default="SR-C",
         description="what the noise disturbs: SR-C the points that centroids are means of, SR-D the centroids",
@@ -36,5 +37,6 @@ class Annealed(Learner):
     )
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
-        settings = self.model_dump(exclude={"k"})
-        return tables(clustering.annealed, blocks, self.k, mask=mask, key=key, **settings)
+        settings = self.model_dump(exclude={"k", "least_blocks"})
+        k = affordable(self.k, blocks.shape[1], self.least_blocks)
+        return tables(clustering.annealed, blocks, k, mask=mask, key=key, **settings)

@@ -1,7 +1,7 @@
 """k-means as a learner: free centroids that minimise the squared error."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -13,6 +13,15 @@ from quantree.encodings import Codebook, Table
 from quantree.quantizers.base import Learner
 from quantree.registry import register
 
+LeastBlocks = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="blocks of a leaf for each centroid, at least; where there are fewer, k is the largest power of two"
+        " that has them (4 in Martinez et al. 2021)",
+    ),
+]
+
 
 @register("kmeans")
 class KMeans(Learner):
@@ -23,6 +32,7 @@ class KMeans(Learner):
     example: ClassVar = {"k": 3}
 
     k: int = Field(ge=1, le=65536, description="number of centroids of each codebook")
+    least_blocks: LeastBlocks = 1
     init: Literal["best", "k-means++", "k-means||", "random", "linear", "density"] = Field(
         default="best",
         description="start: 'best' is the optimum on a histogram for scalars, k-means++ for vectors; 'k-means||' is "
@@ -46,13 +56,14 @@ class KMeans(Learner):
 
     def learn(self, blocks: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[Codebook, jax.Array]:
         segments, n, d = blocks.shape
+        k = affordable(self.k, n, self.least_blocks)
         if segments == 1 and d == 1 and self.init == "best":
-            found = clustering.kmeans_1d(blocks.reshape(n), self.k, mask=mask.reshape(n))
+            found = clustering.kmeans_1d(blocks.reshape(n), k, mask=mask.reshape(n))
             return scalar_table(found.centroids, found.codes)
         return tables(
             clustering.kmeans,
             blocks,
-            self.k,
+            k,
             key=key,
             mask=mask,
             init="k-means++" if self.init == "best" else self.init,
@@ -60,6 +71,11 @@ class KMeans(Learner):
             tolerance=self.tolerance,
             restarts=self.restarts,
         )
+
+
+def affordable(k: int, n: int, least: int) -> int:
+    """At most k centroids for n blocks: the largest power of two that leaves each at least so many blocks."""
+    return k if k * least <= n or least == 1 else 1 << max(0, (n // least).bit_length() - 1)
 
 
 def scalar_table(centroids: jax.Array | np.ndarray, codes: jax.Array | np.ndarray) -> tuple[Codebook, jax.Array]:
