@@ -5,7 +5,7 @@ from math import prod
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from experiments.papers.accounting import Martinez2021 as Rule
@@ -54,6 +54,9 @@ REGIME = Regime(kernels=2, pointwise=4, k=8, dense_k=16, bits=1, mebibytes="1", 
 
 
 @given(st.integers(16, 100_000), st.booleans())
+@example(64, True)
+@example(65, True)
+@example(64, False)
 def test_k_is_the_largest_power_of_two_with_four_codes_for_each(codes: int, strict: bool) -> None:
     network = Quantized(model="resnet18", raw=(), regimes={})
     regime = REGIME.model_copy(update={"dense_k": 1 << 20})
