@@ -24,9 +24,13 @@ _TRACED = 2  # examples with which the program is traced; their number is of no 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """All groups of a network, in the order in which its program comes to them."""
+    """All groups of a network, in the order in which its program comes to them.
+
+    kernels: paths of the weights that make channels or sum over them, in that order too.
+    """
 
     groups: tuple[Group, ...]
+    kernels: tuple[str, ...]
     apply: Apply
     taps: Mapping[str, tuple[Tap, ...]]
 
@@ -139,4 +143,5 @@ def couple(apply: Apply, params: Tree, state: Tree, inputs: Any) -> Graph:
         first, second = (unflatten({path: leaves[path] for path in tree}) for tree in (params, state))
         return apply(first, second, inputs)[0]
 
-    return Graph(tuple(tried(outputs, params | state, shapes[2], groups)), apply, taps)
+    kernels = dict.fromkeys(path for each in walk.contractions for path in sorted(each.weights))
+    return Graph(tuple(tried(outputs, params | state, shapes[2], groups)), tuple(kernels), apply, taps)

@@ -1,10 +1,13 @@
 """The groups of a network as a table."""
 
+import textwrap
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from quantree.graph.groups import Group, Role
+from quantree.graph.groups import Group, Member, Role
 
+_WIDTH = 110
+_MOST = 12  # axes that are fixed for the same reason and named
 _ROLES: dict[Role, str] = {"producer": "made by", "per-channel": "with", "consumer": "summed by"}
 
 
@@ -14,18 +17,18 @@ def describe(groups: Sequence[Group]) -> str:
     for group in (group for group in groups if group.fixed is None):
         lines.append(f"{group.name}: {group.size} channels, {_may(group)}")
         for role, word in _ROLES.items():
-            members = group.having(role)
-            if members:
-                lines.append(
-                    f"    {word:<9} {', '.join(_member(group, m.path, m.axis, m.places.shape[1]) for m in members)}"
-                )
+            lines += _wrapped(f"{word:<10}", _places(group.having(role)))
     reasons: dict[str, list[str]] = defaultdict(list)
     for group in (group for group in groups if group.fixed is not None):
         assert group.fixed is not None
         reasons[group.fixed] += (f"{member.path}[{member.axis}]" for member in group.members)
     if reasons:
         lines.append("fixed:")
-        lines += [f"    {reason}: {', '.join(dict.fromkeys(places))}" for reason, places in reasons.items()]
+        for reason, places in reasons.items():
+            shown = list(dict.fromkeys(places))
+            if len(shown) > _MOST:
+                shown = [*shown[:_MOST], f"and {len(shown) - _MOST} more"]
+            lines += _wrapped(f"{reason}: ", shown)
     return "\n".join(lines)
 
 
@@ -33,5 +36,18 @@ def _may(group: Group) -> str:
     return "may be permuted, merged, removed" if group.tied is None else f"may be permuted only: {group.tied}"
 
 
-def _member(group: Group, path: str, axis: int, times: int) -> str:
-    return f"{path}[{axis}]" + (f" ({times} places each)" if times > 1 else "")
+def _places(members: Iterable[Member]) -> list[str]:
+    """`bn1/scale|bias|mean[0]`: arrays of one layer that hold the channels along the same axis, together."""
+    together: dict[tuple[str, int, int], list[str]] = defaultdict(list)
+    for member in members:
+        layer, _, name = member.path.rpartition("/")
+        together[layer, member.axis, member.places.shape[1]].append(name)
+    return [
+        f"{layer}/{'|'.join(names)}[{axis}]".removeprefix("/") + (f" ({times} places each)" if times > 1 else "")
+        for (layer, axis, times), names in together.items()
+    ]
+
+
+def _wrapped(label: str, words: Iterable[str]) -> list[str]:
+    text = ", ".join(words)
+    return textwrap.wrap(label + text, _WIDTH, initial_indent="    ", subsequent_indent=" " * 14) if text else []
