@@ -1,6 +1,6 @@
 """quantree turns a trained network into a small file and shows what that cost in accuracy."""
 
-from quantree import clustering, conformance, products
+from quantree import clustering, conformance, graph, products
 from quantree.coding import Coder
 from quantree.encodings import Blocking, Codebook, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, FormatError, LeafError, PluginError, QuantreeError
@@ -44,6 +44,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "from_params",
+    "graph",
     "load",
     "products",
     "register",

@@ -88,10 +88,11 @@ class Terms:
         return all(not self.resolve(term) for term in np.unique(self.find(labels)).tolist())
 
     def unify(self, one: Labels, other: Labels) -> None:
-        """Index i of one axis is index i of the other."""
+        """Index i of one axis is index i of the other; both are fixed if that can't be."""
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
-            if a != b and self._root(a) != self._root(b):
-                self._unify(a, b)
+            if a != b and self._root(a) != self._root(b) and not self._unify(a, b):
+                self.fix(np.concatenate([one, other]), "two axes that meet are flattened in different ways")
+                return
 
     def fix(self, labels: Labels, reason: str) -> None:
         """Nothing along this axis may move."""
@@ -170,24 +171,22 @@ class Terms:
         for term in np.unique(labels).tolist():
             yield from self.resolve(term)
 
-    def _unify(self, one: int, other: int) -> None:
+    def _unify(self, one: int, other: int) -> bool:
+        """Makes two terms one; False if their parts don't fit."""
         parts = self.resolve(one), self.resolve(other)
-        if parts[0] == parts[1]:
-            return
-        if not parts[0] or not parts[1]:
-            term = one if not parts[0] else other
-            found = self.reason(term)
+        if not all(parts):
+            found = self.reason(other if parts[0] else one)
             assert found is not None
-            self._fix(np.asarray(parts[0] + parts[1]), found[0])
+            self._fix(np.asarray(parts[0] + parts[1], np.int64), found[0])
         elif len(parts[0]) == len(parts[1]):
             for a, b in zip(*parts, strict=True):
                 self._join(a, b)
         else:
             (single, *rest), many = sorted(parts, key=len)
             if rest or single in many:
-                self.fix(np.asarray(parts[0] + parts[1]), "two axes that meet are flattened in different ways")
-            else:
-                self._join(single, self._pair(many))
+                return False
+            self._join(single, self._pair(many))
+        return True
 
     def _join(self, channel: int, other: int) -> None:
         """A channel becomes another, or what has several parts."""
