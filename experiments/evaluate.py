@@ -46,11 +46,12 @@ def _measured(file: Path, config: Path, overrides: Sequence[str], data_dir: Path
     fresh = experiment.model.model(seed, data.dataset.shape, len(data.dataset.classes))
     if file.suffix == ".qtree":
         compressed = storage.load(file)
-        size, model = file.stat().st_size, Model(compressed.decode(), unflatten(compressed.state))
+        model = Model(compressed.decode(), unflatten(compressed.state))
+        size, narrower = file.stat().st_size, compressed.narrower
     else:
         found = Imported.at(Path(), Checkpoint(file=str(file)))
-        size, model = None, found.read()
-    model = put_into(fresh, model, str(file))
+        size, narrower, model = None, False, found.read()
+    model = put_into(fresh, model, str(file), narrower)
     score = evaluate(Compressed.from_model(model), model, on_test(data))
     name = data.data.task.metric_name
     told = f"{file}: {name} {score.metric:.4f}, loss {score.loss:.4f} on the test split of {experiment.data.name}"

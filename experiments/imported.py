@@ -10,6 +10,7 @@ from quantree.checkpoints import Layout
 from quantree.errors import DataError, LeafError
 from quantree.model import Model, flatten
 from quantree.schema import Config
+from quantree.widths import is_narrower
 
 
 class Checkpoint(Config):
@@ -53,15 +54,19 @@ class Imported(Config):
         return put_into(fresh, self.read(), self.path)
 
 
-def put_into(fresh: Model, found: Model, source: str) -> Model:
-    """The network `fresh` with the arrays of `found`. `LeafError` names the source and a leaf that does not fit."""
+def put_into(fresh: Model, found: Model, source: str, narrower: bool = False) -> Model:
+    """The network `fresh` with the arrays of `found`, which may have fewer channels only if it is `narrower`.
+
+    `LeafError` names the source and a leaf that does not fit.
+    """
     for what, wanted, given in (("trained", fresh.params, found.params), ("state", fresh.state, found.state)):
         new, old = flatten(given), flatten(wanted)
         for path, leaf in old.items():
             if path not in new:
                 near = f"; it has {', '.join(sorted(new.keys() - old.keys())[:5]) or 'nothing else'}"
                 raise LeafError(f"{source}: {path} ({what}) is not in it{near}")
-            if new[path].shape != leaf.shape or new[path].dtype != leaf.dtype:
+            fits = is_narrower(new[path].shape, leaf.shape) if narrower else new[path].shape == leaf.shape
+            if not fits or new[path].dtype != leaf.dtype:
                 has, needs = (f"{each.dtype} {list(each.shape)}" for each in (new[path], leaf))
                 raise LeafError(f"{source}: {path} is {has}, the network needs {needs}")
         left = sorted(new.keys() - old.keys())

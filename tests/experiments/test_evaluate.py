@@ -41,3 +41,15 @@ def test_a_file_and_a_checkpoint_are_measured_on_the_test_split(
     assert "net.qtree: fc1/bias is float32 [4], the network needs float32 [5]" in capsys.readouterr().err
     assert main([str(tmp_path / "gone.qtree"), str(tmp_path / "c.yaml")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_file_of_fewer_channels_is_measured_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    model = MLP(hidden=(4,)).model(3, (8, 8, 1), 10)
+    data = splits(DataConfig(name="digits"), 0)
+    recipe = qt.Recipe.from_config([{"kind": "remove", "keep": 0.5}])
+    compressed = recipe.run(model, key=jax.random.key(0), data=data.data)
+    assert compressed.leaves["fc1/kernel"].shape == (64, 2)
+    qt.save(tmp_path / "net.qtree", compressed)
+    assert main([str(tmp_path / "net.qtree"), str(tmp_path / "c.yaml")]) == 0
+    assert f"accuracy {evaluate(compressed, model, on_test(data)).metric:.4f}" in capsys.readouterr().out
