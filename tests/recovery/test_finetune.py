@@ -1,5 +1,7 @@
 """The stage: what it trains, and what it must not touch."""
 
+import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -46,6 +48,18 @@ def test_a_tuned_codebook_beats_the_untuned_one(baseline: Model) -> None:
             np.testing.assert_array_equal(leaf.decode({}), now.decode({}))
     for name, book in coded.codebooks.items():
         assert not np.array_equal(book.table(), tuned.codebooks[name].table())
+
+
+def test_an_epoch_has_no_more_steps_than_are_asked_for(baseline: Model) -> None:
+    def weights(data: Any = None, **settings: Any) -> np.ndarray:
+        stage = {**TUNE, "batch_size": 128, "keep": "last", **settings}
+        return np.asarray(run(baseline, stage, data=data)[-1].decode()["fc1"]["kernel"])
+
+    whole = digits()
+    short = dataclasses.replace(whole, train=lambda *given: itertools.islice(whole.train(*given), 2), examples=256)
+    np.testing.assert_array_equal(weights(steps=2), weights(short))
+    np.testing.assert_array_equal(weights(steps=5), weights())
+    assert not np.array_equal(weights(steps=2), weights())
 
 
 def test_the_scale_of_uniform_levels_is_tuned_too(baseline: Model) -> None:

@@ -62,6 +62,9 @@ class Finetune(Recovery, Training):
     example: ClassVar = {"epochs": 1}
 
     match: Patterns | None = Field(default=None, description="float fields to train, such as codebooks/*; default: all")
+    steps: int | None = Field(
+        default=None, ge=1, description="steps of one epoch, at most; default: as many as the training data have"
+    )
     distill: float = Field(
         default=0.0, ge=0, le=1, description="weight of the uncompressed network's outputs in the loss, 0..1"
     )
@@ -123,6 +126,7 @@ class Finetune(Recovery, Training):
             update=update,
             update_every=self.gradual.every if self.gradual else 1,
             settled=self.gradual.stop if self.gradual else 0.0,
+            steps=self.steps,
             folder=context.folder,
             label="finetune",
         )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,6 +107,7 @@ def fit(
     update: Update | None = None,
     update_every: int = 50,
     settled: float = 0.0,
+    steps: int | None = None,
     folder: Path | None = None,
     checkpoint_seconds: float = 10.0,
     label: str = "training",
@@ -114,8 +116,9 @@ def fit(
 
     trained: picks fields by name (see `encodings.float_fields`); default: all. update: called every `update_every`
     steps and once at the end with (model, progress 0..1); it may change values and masks, not shapes. settled: the
-    progress before which no epoch counts as best, because the update still makes the model smaller. folder:
-    checkpoints; a training that was killed and is started again with the same arguments ends bit for bit where an
+    progress before which no epoch counts as best, because the update still makes the model smaller. steps: of one
+    epoch, at most; default: a pass over the training split. folder: checkpoints; a training that was killed and is
+    started again with the same arguments ends bit for bit where an
     undisturbed one ends. A stem that is not trained runs once, before the first epoch (see `beyond_stem`). Raises
     `ConfigError` if a pattern of `training.filters` fits nothing that is trained, and `QuantreeError` if the loss stops
     being finite.
@@ -128,7 +131,7 @@ def fit(
         if short is not None:
             model, data = short
             objective = dataclasses.replace(objective, apply=applied(model))
-    steps = data.steps(training.batch_size)
+    steps = min(data.steps(training.batch_size), steps or sys.maxsize)
     rates = training.rates(steps * training.epochs)
     step, initialise = _compiled(objective, training.optimizer, training.momentum, training.clip, data.augment, penalty)
     pulls = [training.weight_decay, training.l2, training.filters.weight if training.filters else 0.0]
