@@ -1,13 +1,64 @@
-"""Whether a network runs with fewer channels, for transforms that merge or remove some: tried, not believed."""
+"""What transforms that merge or remove channels have in common: the groups that they take, and the narrower network."""
+
+import dataclasses
+import fnmatch
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 
 from quantree.encodings import Compressed
-from quantree.errors import DataError, QuantreeError
+from quantree.errors import ConfigError, DataError, QuantreeError
+from quantree.graph import Graph, Group, named, shrink
 from quantree.model import unflatten
 from quantree.stage import Context
 
 _TRIED = 2  # examples
+
+
+def shrinkable(graph: Graph, patterns: Sequence[str] | None, done: str) -> list[Group]:
+    """Groups that fit the patterns, or all whose channels may go; done: what is done to them, such as "removed".
+
+    `ConfigError` if a pattern fits none, or one whose channels may not go; it says why.
+    """
+    if patterns is None:
+        if not graph.shrinkable:
+            raise ConfigError(f"the network has no group whose channels can be {done}; `quantree.graph` tells why")
+        return list(graph.shrinkable)
+    found = named(patterns, graph.groups)
+    for group in found:
+        reason = group.fixed or group.tied
+        if reason is not None:
+            pattern = next(pattern for pattern in patterns if fnmatch.fnmatchcase(group.name, pattern))
+            raise ConfigError(f"{group.name}: its channels can't be {done}: {reason}", pattern)
+    return found
+
+
+def parameters(compressed: Compressed, groups: Sequence[Group], widths: Mapping[str, int]) -> int:
+    """Number of parameters, pruned ones too, once these groups have so many channels left (name -> width)."""
+    shapes = {path: list(leaf.shape) for path, leaf in compressed.leaves.items()}
+    for group in groups:
+        for member in group.members:
+            if not member.state:
+                shapes[member.path][member.axis] -= (group.size - widths[group.name]) * member.places.shape[1]
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+
+
+def without_others(compressed: Compressed, groups: Sequence[Group], kept: Mapping[str, np.ndarray]) -> Compressed:
+    """Without the channels that are not kept (group name -> ascending channels). Two groups may lie along one axis, and
+    the first takes places away.
+    """
+    gone: dict[tuple[str, int, bool], np.ndarray] = defaultdict(lambda: np.zeros(0, np.int64))
+    for group in groups:
+        out = np.setdiff1d(np.arange(group.size), kept[group.name])
+        members = []
+        for member in group.members:
+            before = gone[member.path, member.axis, member.state]
+            members.append(dataclasses.replace(member, places=member.places - np.searchsorted(before, member.places)))
+            gone[member.path, member.axis, member.state] = np.sort([*before, *member.places[out].ravel()])
+        compressed = shrink(compressed, dataclasses.replace(group, members=tuple(members)), kept[group.name])
+    return compressed
 
 
 def assert_runs(compressed: Compressed, context: Context, what: str) -> None:
