@@ -2,7 +2,8 @@
 
 from quantree.transforms.cast import Cast
 from quantree.transforms.fold_statistics import FoldStatistics
+from quantree.transforms.merge import Merge
 from quantree.transforms.prune import Prune
 from quantree.transforms.remove import Remove
 
-__all__ = ["Cast", "FoldStatistics", "Prune", "Remove"]
+__all__ = ["Cast", "FoldStatistics", "Merge", "Prune", "Remove"]
