@@ -80,7 +80,7 @@ class TransformerOfFlax(nnx.Module):
         return self.head(self.norm2(x + self.mlp(x))[:, 0])
 
 
-@network(SERIES, {}, {"q[1]#1": 2, "q[1]#2": 2, "q[2]": 6, "v[2]": 6})
+@network(SERIES, {}, {"q:1#1": 2, "q:1#2": 2, "q:2": 6, "v:2": 6})
 class AttentionInEinsums(nnx.Module):
     """Grouped queries: two heads of them for each of keys and values; kernels that hold the heads as an axis."""
 

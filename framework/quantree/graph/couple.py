@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from quantree.encodings import Compressed
 from quantree.errors import DataError, QuantreeError
 from quantree.graph.describe import describe
-from quantree.graph.gather import Slot, Tap, gathered
+from quantree.graph.gather import Tap
 from quantree.graph.groups import Group
-from quantree.graph.rules import apply_rule
-from quantree.graph.tried import tried
-from quantree.graph.walk import INPUT, Value, Walk, operands
+from quantree.graph.reading import proven, read
+from quantree.graph.walk import operands
 from quantree.model import Apply, Model, Tree, flatten, unflatten
 from quantree.task import Data
 
@@ -71,14 +70,10 @@ class Graph:
 @functools.lru_cache(maxsize=64)
 def _watched(apply: Apply, wanted: tuple[tuple[int, int], ...]) -> Callable[[Tree, Tree, Any], dict[int, jax.Array]]:
     def watch(params: Tree, state: Tree, inputs: Any) -> dict[int, jax.Array]:
-        program = jax.make_jaxpr(_outputs(apply))(params, state, inputs)
+        program = jax.make_jaxpr(lambda *given: apply(*given)[0])(params, state, inputs)
         return operands(program, jax.tree.leaves((params, state, inputs)), dict(wanted))
 
     return jax.jit(watch)
-
-
-def _outputs(apply: Apply) -> Callable[[Tree, Tree, Any], Any]:
-    return lambda params, state, inputs: apply(params, state, inputs)[0]
 
 
 class Network(Protocol):
@@ -115,33 +110,13 @@ def couple(apply: Apply, params: Tree, state: Tree, inputs: Any) -> Graph:
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, state, inputs)
     )
+    params, state, inputs = flatten(shapes[0]), flatten(shapes[1]), shapes[2]
     try:
-        program = jax.make_jaxpr(_outputs(apply))(*shapes)
+        reading = read(apply, params, state, inputs)
     except QuantreeError:
         raise
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise QuantreeError(f"the network fails on inputs of these shapes: {type(error).__name__}: {reason}") from error
-    walk = Walk(apply_rule)
-    slots: list[Slot] = []
-    given: list[Value] = []
-    for state_too, tree in enumerate(shapes[:2]):
-        for path, leaf in flatten(tree).items():
-            axes = tuple(walk.new(n, None) for n in leaf.shape)
-            slots += [Slot(path, axis, bool(state_too), labels) for axis, labels in enumerate(axes) if len(labels) > 1]
-            given.append(Value(axes, frozenset({path})))
-    for leaf in jax.tree.leaves(shapes[2]):
-        still = tuple(walk.still(n, "an input of the network") for n in leaf.shape)
-        given.append(Value(still, frozenset({INPUT})))
-    for output in walk.run(program, given):
-        for labels in output.axes:
-            walk.terms.fix(labels, "an output of the network")
-    groups, taps = gathered(walk, slots)
-    params, state = (flatten(tree) for tree in shapes[:2])
-
-    def outputs(leaves: Mapping[str, Any], inputs: Any) -> Any:
-        first, second = (unflatten({path: leaves[path] for path in tree}) for tree in (params, state))
-        return apply(first, second, inputs)[0]
-
-    kernels = dict.fromkeys(path for each in walk.contractions for path in sorted(each.weights))
-    return Graph(tuple(tried(outputs, params | state, shapes[2], groups)), tuple(kernels), apply, taps)
+    groups = proven(reading, apply, params, state, inputs)
+    return Graph(groups, reading.kernels, apply, reading.taps)

@@ -4,6 +4,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from quantree.graph.gather import LONE
 from quantree.graph.groups import Group, Member, Role
 
 _WIDTH = 110
@@ -19,10 +20,14 @@ def describe(groups: Sequence[Group]) -> str:
         for role, word in _ROLES.items():
             lines += _wrapped(f"{word:<10}", _places(group.having(role)))
     reasons: dict[str, list[str]] = defaultdict(list)
+    moving = {(member.path, member.axis) for group in groups if group.fixed is None for member in group.members}
     for group in (group for group in groups if group.fixed is not None):
         assert group.fixed is not None
-        reasons[group.fixed] += (f"{member.path}[{member.axis}]" for member in group.members)
-    if reasons:
+        # Pixels of a flattened axis that holds free channels are told already.
+        axes = ((member.path, member.axis) for member in group.members)
+        shown = (axis for axis in axes if group.fixed != LONE or axis not in moving)
+        reasons[group.fixed] += (f"{path}[{axis}]" for path, axis in shown)
+    if any(reasons.values()):
         lines.append("fixed:")
         for reason, places in reasons.items():
             shown = list(dict.fromkeys(places))

@@ -12,7 +12,7 @@ from quantree.graph.terms import Labels, Terms
 from quantree.graph.walk import Contraction, Walk
 
 _BOTH = "an array makes them and sums over them along one axis"
-_LONE = "no other channel has its place in the same arrays"
+LONE = "no other channel has its place in the same arrays"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def _moving(terms: Terms, slots: Sequence[Slot]) -> list[_Draft]:
             for number in dict.fromkeys(number for number, _ in signature)
         }
         tied = next((reason for root in roots if (reason := terms.tied(root))), None)
-        drafts.append(_Draft(places, frozenset(roots), _LONE if len(roots) == 1 else None, tied))
+        drafts.append(_Draft(places, frozenset(roots), LONE if len(roots) == 1 else None, tied))
     return drafts
 
 
@@ -193,4 +193,4 @@ def _name(group: Group) -> str:
 
 
 def _place(group: Group) -> str:
-    return f"{group.members[0].path}[{group.members[0].axis}]"
+    return f"{group.members[0].path}:{group.members[0].axis}"

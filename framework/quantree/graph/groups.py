@@ -34,10 +34,10 @@ class Member:
 class Group:
     """Channels that may change places with each other, if their members all do it alike.
 
-    name: what first makes the channels, such as `layer1/0/conv1`; with `#1`, `#2` behind it if that makes several
-    groups. fixed: why nothing may move (an input, an output, an operation that tells channels apart by their place);
-    None if channels may be permuted. tied: why their number may not change either (a shortcut that is padded to a fixed
-    width, a mean over channels); None if they may be merged and removed.
+    name: what first makes the channels, such as `layer1/0/conv1`, or an axis, `w1:1`; with `#1`, `#2` behind it if
+    there are several such groups. fixed: why nothing may move (an input, an output, an operation that tells channels
+    apart by their place); None if channels may be permuted. tied: why their number may not change either (a shortcut
+    that is padded to a fixed width, a mean over channels); None if they may be merged and removed.
     """
 
     name: str

@@ -195,6 +195,7 @@ def operands(program: Any, inputs: Sequence[Any], wanted: dict[int, int]) -> dic
 
 
 def _bound(eqn: Any, given: list[Any]) -> list[Any]:
-    values = {atom: value for atom, value in zip(eqn.invars, given, strict=True) if isinstance(atom, core.Var)}
-    alone = core.Jaxpr((), list(values), eqn.outvars, [eqn])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*values.values())
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # older versions of JAX: with functions
+    outputs = eqn.primitive.bind(*functions, *given, **params)
+    return list(outputs) if eqn.primitive.multiple_results else [outputs]
