@@ -1,0 +1,54 @@
+"""`python -m experiments.distortion`: the error of quantizing, before any training."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import quantree as qt
+from experiments.baseline import obtain
+from experiments.config import load_experiment
+from experiments.distortion import main
+from experiments.store import Store
+from experiments.sweep import plan
+
+CONFIG = """
+name: tiny
+data: {name: digits}
+model: {kind: mlp, hidden: [6]}
+baseline: {epochs: 1}
+seeds: [0, 1]
+recipes:
+  kmeans:
+    - {kind: kmeans, match: fc1/kernel, k: {grid: [2, 8]}}
+  kmeans and tune: # begins as the first one does
+    - {kind: kmeans, match: fc1/kernel, k: 2}
+    - {kind: finetune, epochs: 1}
+  nothing: [{kind: cast}]
+"""
+
+
+def test_errors_are_those_of_the_leaves_and_recipes_that_begin_alike_are_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, work = tmp_path / "c.yaml", tmp_path / "w"
+    config.write_text(CONFIG)
+    assert main([str(config), "--workdir", str(work), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"kmeans", "kmeans 2"}
+    wanted = []
+    for trial in plan(load_experiment(config)):
+        if trial.method == "kmeans" and trial.settings["stages"][0]["k"] == 8:
+            model = obtain(trial.baseline, Store(work)).model
+            kernel = np.asarray(model.params["fc1"]["kernel"], np.float64)
+            recipe = qt.Recipe.from_config([{"kind": "kmeans", "match": "fc1/kernel", "k": 8}])
+            coded = recipe.run(model, key=jax.random.key(trial.baseline.seed)).decode()["fc1"]["kernel"]
+            wanted.append(np.sum((np.asarray(coded, np.float64) - kernel) ** 2) / np.sum(kernel**2))
+    assert len(wanted) == 2
+    assert found["kmeans 2"] == pytest.approx({"fc1/kernel": np.mean(wanted), "in all": np.mean(wanted)})
+    assert found["kmeans"]["in all"] > found["kmeans 2"]["in all"]
+    assert main([str(config), "--workdir", str(work)]) == 0
+    told = capsys.readouterr().out
+    assert "fc1/kernel" in told and f"{found['kmeans']['in all']:.5f}" in told
