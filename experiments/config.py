@@ -24,6 +24,7 @@ from experiments.papers import PaperRule
 from experiments.plugins import PluginFile
 from experiments.zoo import Network
 from quantree import registry
+from quantree.encodings import Compressed
 from quantree.errors import ConfigError, DataError, PluginError, nearest
 from quantree.model import Model, flatten
 from quantree.recipe import Recipe
@@ -193,6 +194,12 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
         model = _abstract(experiment.model, source.shape, len(source.classes))  # pyright: ignore[reportArgumentType]  frozen, so hashable
     except ConfigError as error:
         raise document.error(("model",), str(error)) from None
+    filters = experiment.baseline and experiment.baseline.filters
+    if filters:
+        try:
+            filters.over(Compressed.from_model(model).leaves)
+        except ConfigError as error:
+            raise document.error(("baseline", "filters", "match"), str(error)) from None
     recipe.check(model, document.at(place), place)
     if experiment.paper is not None:
         try:

@@ -174,6 +174,13 @@ def test_every_typo_is_told_with_file_line_key_and_the_nearest_name(typo: str, t
     assert told(tmp_path, GOOD.replace(old, new, 1)).startswith(f"c.yaml:{message}")
 
 
+def test_a_pattern_of_the_baselines_penalty_is_held_against_the_network(tmp_path: Path) -> None:
+    text = GOOD.replace("{epochs: 2}", "{epochs: 2, filters: {weight: 0.1, match: fc7/kernel}}")
+    found = told(tmp_path, text)
+    assert found.startswith("c.yaml:4: baseline.filters.match: pattern 'fc7/kernel' matches no")
+    assert load_experiment(written(tmp_path, text.replace("fc7", "fc1"))).points
+
+
 def test_the_nearest_name_is_the_end_of_the_sentence(tmp_path: Path) -> None:
     said = told(tmp_path, GOOD.replace("name: digits", "name: digit", 1))
     assert said.endswith("no dataset is called 'digit'; did you mean 'digits'?")
