@@ -60,7 +60,7 @@ def function(
     def add(f: Callable[[Tree, Any], Any]) -> Any:
         def build() -> Model:
             params = unflatten({path: jnp.zeros(shape) for path, shape in shapes.items()})
-            return Model(params, {}, _Pure(f))
+            return Model(params, {}, Pure(f))
 
         return _add(f, Case(build, inputs, free, tied or {}))
 
@@ -74,7 +74,7 @@ def _add(thing: Any, case: Case) -> Any:
 
 
 @dataclass(frozen=True)
-class _Pure:
+class Pure:
     """A function of parameters and inputs as the library's `Apply`."""
 
     function: Callable[[Tree, Any], Any]

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from tests.graph import functions, images, linen_networks, sequences
+from tests.graph import functions, images, linen_networks, sequences, uncommon
 from tests.graph.cases import CASES, Case
 from tests.graph.zoo import QUICK, ZOO
 
 OUTSIDE: dict[str, Case] = CASES
 """Those of the tests; each of these modules has added its own."""
-MODULES = (functions, images, sequences, linen_networks)
+MODULES = (functions, uncommon, images, sequences, linen_networks)
 ALL: dict[str, Case] = {**OUTSIDE, **ZOO}
 
 

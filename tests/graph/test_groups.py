@@ -29,13 +29,13 @@ def group_of(graph: Graph, name: str) -> Group:
 
 
 def roles(group: Group) -> dict[str, str]:
-    return {f"{m.path}[{m.axis}]": m.role for m in group.members}
+    return {f"{m.path}:{m.axis}": m.role for m in group.members}
 
 
 def fixed(name: str) -> dict[str, str]:
-    """path[axis] -> why it is fixed."""
+    """path:axis -> why it is fixed."""
     groups = graph_of(name).groups
-    return {f"{m.path}[{m.axis}]": group.fixed for group in groups if group.fixed for m in group.members}
+    return {f"{m.path}:{m.axis}": group.fixed for group in groups if group.fixed for m in group.members}
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -56,12 +56,12 @@ def test_every_network_of_the_zoo_is_tried() -> None:
 def test_a_multilayer_perceptron() -> None:
     graph = graph_of("mlp")
     assert roles(group_of(graph, "fc1")) == {
-        "fc1/kernel[1]": "producer",
-        "fc1/bias[0]": "per-channel",
-        "fc2/kernel[0]": "consumer",
+        "fc1/kernel:1": "producer",
+        "fc1/bias:0": "per-channel",
+        "fc2/kernel:0": "consumer",
     }
-    ends = {"fc1/kernel[0]": "an input of the network"}
-    assert fixed("mlp") == {**ends, **dict.fromkeys(("fc3/kernel[1]", "fc3/bias[0]"), "an output of the network")}
+    ends = {"fc1/kernel:0": "an input of the network"}
+    assert fixed("mlp") == {**ends, **dict.fromkeys(("fc3/kernel:1", "fc3/bias:0"), "an output of the network")}
     for fact in ("fc1: 6 channels", "fc2: 4 channels", "an input of the network: fc1/kernel[0]"):
         assert fact in graph.describe()
 
@@ -127,24 +127,24 @@ def test_tied_weights_are_one_member() -> None:
     graph = graph_of("TransformerByHand")
     members = [m for m in group_of(graph, "embed").members if m.path == "embed/embedding"]
     assert [(member.axis, member.role) for member in members] == [(1, "producer")]
-    assert fixed("TransformerByHand")["embed/embedding[0]"] == "the program looks them up by their number"
-    shared = group_of(graph_of("autoencoder_with_one_kernel"), "w1[1]")
+    assert fixed("TransformerByHand")["embed/embedding:0"] == "the program looks them up by their number"
+    shared = group_of(graph_of("autoencoder_with_one_kernel"), "w1:1")
     assert shared.tied == "an array makes them and sums over them along one axis"
-    called_twice = group_of(graph_of("one_layer_called_twice"), "w1[1]")
-    assert roles(called_twice) == {"w1[1]": "producer", "w[1]": "producer", "w[0]": "consumer", "w2[0]": "consumer"}
+    called_twice = group_of(graph_of("one_layer_called_twice"), "w1:1")
+    assert roles(called_twice) == {"w1:1": "producer", "w:1": "producer", "w:0": "consumer", "w2:0": "consumer"}
 
 
 @pytest.mark.parametrize(
     ("name", "path", "reason"),
     [
-        ("spectrum_of_channels", "w1[1]", "operation 'fft', of which nothing is known"),
-        ("sorted_channels_gate_them", "w1[1]", "operation 'sort' goes by their order"),
-        ("summed_along_channels", "w1[1]", "operation 'cumsum' goes by their order"),
-        ("weighted_by_place", "w2[0]", "the program numbers them"),
-        ("hidden_layer_is_an_output", "w2[0]", "an output of the network"),
-        ("stream_that_begins_with_the_input", "w2[0]", "an input of the network"),
-        ("a_leaf_that_nothing_reads", "unused[1]", "nothing in the network reads it"),
-        ("convolved_along_channels", "taps[0]", "they are positions in a kernel"),
+        ("spectrum_of_channels", "w1:1", "operation 'fft', of which nothing is known"),
+        ("sorted_channels_gate_them", "w1:1", "operation 'sort' goes by their order"),
+        ("summed_along_channels", "w1:1", "operation 'cumsum' goes by their order"),
+        ("weighted_by_place", "w2:0", "the program numbers them"),
+        ("hidden_layer_is_an_output", "w2:0", "an output of the network"),
+        ("stream_that_begins_with_the_input", "w2:0", "an input of the network"),
+        ("a_leaf_that_nothing_reads", "unused:1", "nothing in the network reads it"),
+        ("convolved_along_channels", "taps:0", "they are positions in a kernel"),
     ],
 )
 def test_what_is_fixed_has_a_reason(name: str, path: str, reason: str) -> None:
@@ -156,7 +156,7 @@ def test_activations_are_what_the_next_layers_see() -> None:
     case = ALL["concatenated"]
     graph, x, p = graph_of("concatenated"), np.asarray(case.inputs), case.model.params
     for name in ("w1", "w2"):
-        seen = graph.activations(p, {}, case.inputs, group_of(graph, f"{name}[1]"))
+        seen = graph.activations(p, {}, case.inputs, group_of(graph, f"{name}:1"))
         np.testing.assert_allclose(seen, np.tanh(x @ np.asarray(p[name])), rtol=1e-5)
     case, graph = ALL["FlattenedChannelsFirst"], graph_of("FlattenedChannelsFirst")
     seen = graph.activations(case.model.params, {}, case.inputs, group_of(graph, "conv"))

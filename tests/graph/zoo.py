@@ -44,7 +44,7 @@ def _deepdta() -> Case:
     both = jnp.concatenate([tokens(2, 9, letters=5), tokens(2, 12, letters=6)], axis=1)
     free = {f"conv_{branch}{i}": 32 * i for branch in ("ligand", "protein") for i in (1, 2, 3)}
     # The product of embedding and first kernel is part of the program, and its sum is named after the kernel.
-    embedded = {f"conv_{branch}1/kernel[1]": 128 for branch in ("ligand", "protein")}
+    embedded = {f"conv_{branch}1/kernel:1": 128 for branch in ("ligand", "protein")}
     return _case("deepdta", both, {**free, "fc1": 7, "fc2": 8, "fc3": 5}, embedded)
 
 
