@@ -18,7 +18,7 @@ NETWORKS: dict[str, Any] = {
         ligand=9, ligand_letters=5, protein_letters=6, ligand_kernel=2, protein_kernel=3, hidden=(7, 8, 5)
     ),
 }
-QUICK = ("mlp", "lenet5", "vgg_small", "resnet8", "resnet20", "deepdta")
+QUICK = ("mlp", "lenet5", "vgg_small", "resnet8")
 
 
 def _case(name: str, inputs: jax.Array, free: Mapping[str, int] | None, tied: Mapping[str, int] | None = None) -> Case:
