@@ -57,13 +57,13 @@ def test_what_meets_a_fixed_axis_is_fixed_for_the_same_reason_and_so_are_its_par
 
 def test_ties_and_marks_follow_channels_that_become_one() -> None:
     terms = Terms()
-    a, b = terms.fresh(2, mark="here"), terms.fresh(2)
+    a, b = terms.fresh(2, mark=("here", None)), terms.fresh(2)
     terms.tie(b[:1], "cut")
     terms.unify(a, b)
     roots = [each[0] for each in channels(terms, a)]
     assert roots == [each[0] for each in channels(terms, b)]
     assert [terms.tied(root) for root in roots] == ["cut", None]
-    assert all(terms.marks(root) == {"here"} for root in roots)
+    assert all(terms.marks(root) == {("here", None)} for root in roots)
 
 
 @pytest.mark.parametrize("arities", [(2, 3), (1, 2)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quantree.graph.groups import Group, Member, Role
-from quantree.graph.terms import Labels, Terms
+from quantree.graph.terms import PADDED, PADDING, Labels, Terms
 from quantree.graph.walk import Contraction, Walk
 
 _BOTH = "an array makes them and sums over them along one axis"
@@ -55,6 +55,10 @@ def gathered(walk: Walk, slots: Sequence[Slot]) -> tuple[tuple[Group, ...], dict
             parts = terms.resolve(term)
             if len(set(parts)) < len(parts):
                 terms.fix(np.asarray(parts), "an axis holds pairs of the same channels")
+    for root in {root for slot in slots for term in slot.labels.tolist() for root in terms.resolve(term)}:
+        pads = Counter(mark[0] for mark in terms.marks(root) if mark[1] in (PADDING, PADDED))
+        if any(count > 1 for count in pads.values()):
+            terms.fix(np.asarray([root]), "channels of an axis meet what it is padded with")
     roles = _Roles(walk.contractions, terms)
     order = _program_order(walk)
     groups = []

@@ -1,11 +1,12 @@
 """What each operation does to the axes of its operands. An operation without a rule fixes all that it touches."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from quantree.graph.terms import ALONE, Labels
+from quantree.graph.terms import ALONE, PADDED, PADDING, Labels, here
 from quantree.graph.walk import INPUT, Value, Walk
 
 Rule = Callable[[Walk, Any, list[Value]], list[Value]]
@@ -101,7 +102,7 @@ def _squeeze(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
 
 @_rule("broadcast_in_dim")
 def _broadcast(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
-    value, mark = given[0], object()
+    value, mark = given[0], here()
     source = dict(zip(eqn.params["broadcast_dimensions"], value.axes, strict=True))
     shape = eqn.outvars[0].aval.shape
     axes = (source[i] if i in source and len(source[i]) == n else walk.new(n, mark) for i, n in enumerate(shape))
@@ -110,7 +111,7 @@ def _broadcast(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
 
 @_rule("tile")
 def _tile(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
-    (value,), mark = given, object()
+    (value,), mark = given, here()
     shape = eqn.outvars[0].aval.shape
     pairs = zip(value.axes, shape, strict=True)
     axes = (walk.new(n, mark) if len(labels) == 1 else np.resize(labels, n) for labels, n in pairs)
@@ -119,7 +120,7 @@ def _tile(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
 
 @_rule("iota")
 def _iota(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
-    mark, along = object(), eqn.params["dimension"]
+    mark, along = here(), eqn.params["dimension"]
     reason = "the program numbers them"
     shape = eqn.outvars[0].aval.shape
     return [Value(tuple(walk.still(n, reason) if i == along else walk.new(n, mark) for i, n in enumerate(shape)))]
@@ -215,7 +216,7 @@ def _joined(walk: Walk, given: list[Value], along: int) -> Value:
 
 @_rule("pad")
 def _pad(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
-    value, mark, axes = given[0], object(), []
+    value, pad, axes = given[0], object(), []
     for labels, (low, high, inside) in zip(value.axes, eqn.params["padding_config"], strict=True):
         n = len(labels)
         if (low, high, inside) == (0, 0, 0):
@@ -228,10 +229,11 @@ def _pad(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
         if walk.terms.is_fixed(labels):
             axes.append(walk.still(len(cut), _PLACE))
             continue
-        new = walk.terms.fresh(int(np.count_nonzero(cut < 0)), mark)
+        new = walk.terms.fresh(int(np.count_nonzero(cut < 0)), (pad, PADDING))
+        walk.terms.mark(labels, (pad, PADDED))
         cut[cut < 0] = new
         if low < 0 or high < 0:
-            _cut(walk, labels, np.intersect1d(labels, cut))
+            _cut(walk, labels, np.arange(max(0, -low), n - max(0, -high)))
         reason = f"padded from {n} to {len(cut)} channels, a fixed number"
         walk.terms.tie(np.concatenate([labels, new]), reason)
         axes.append(cut)
@@ -243,25 +245,35 @@ def _slice(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
     (value,), params = given, eqn.params
     strides = params["strides"] or (1,) * len(value.axes)
     places = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    axes = [labels[start:stop:step] for labels, (start, stop, step) in zip(value.axes, places, strict=True)]
-    return [_made(given, *(_cut(walk, *each) for each in zip(value.axes, axes, strict=True)))]
+    kept = [np.arange(start, stop, step) for start, stop, step in places]
+    return [_made(given, *(_cut(walk, *each) for each in zip(value.axes, kept, strict=True)))]
 
 
 @_rule("split")
 def _split(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
     (value,), along = given, eqn.params["axis"]
-    pieces = np.split(value.axes[along], np.cumsum(eqn.params["sizes"])[:-1])
-    for piece in pieces:
-        _cut(walk, value.axes[along], piece)
+    whole = value.axes[along]
+    kept = np.split(np.arange(len(whole)), np.cumsum(eqn.params["sizes"])[:-1])
+    pieces = [_cut(walk, whole, each) for each in kept]
     return [_made(given, *value.axes[:along], piece, *value.axes[along + 1 :]) for piece in pieces]
 
 
-def _cut(walk: Walk, whole: Labels, part: Labels) -> Labels:
-    """Notes that what is done to a part of an axis is not done to the rest."""
-    if len(part) < len(whole) or not np.array_equal(whole, part):
-        walk.terms.mark(part, object())
+def _cut(walk: Walk, whole: Labels, kept: np.ndarray) -> Labels:
+    """Part of an axis. Notes that what is done to it is not done to the rest: to some of the channels, and of a channel
+    that lies there several times to some of its copies.
+    """
+    if len(kept) < len(whole) and not walk.terms.is_fixed(whole):
+        cut, copies = object(), defaultdict[int, list[int]](list)
+        for place, term in enumerate(whole.tolist()):
+            for root in walk.terms.resolve(term):
+                copies[root].append(place)
+        stays = set(kept.tolist())
+        for root, places in copies.items():
+            those = tuple(number for number, place in enumerate(places) if place in stays)
+            if those:
+                walk.terms.mark(np.asarray([root]), (cut, those))
         walk.terms.tie(whole, "the program cuts their axis at fixed places")
-    return part
+    return whole[kept]
 
 
 @_rule("dynamic_slice")
@@ -348,7 +360,7 @@ def _convolve(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
         per_group = len(channels) // groups, len(outputs) // groups
         group = terms.fresh(groups)
         inner = inputs if per_group[0] > 1 else None
-        own = terms.fresh(per_group[1], object()) if per_group[1] > 1 else None
+        own = terms.fresh(per_group[1], here()) if per_group[1] > 1 else None
         terms.unify(channels, _product(walk, group, inner))
         terms.unify(outputs, _product(walk, group, own))
         for labels in (inner, own):

@@ -10,8 +10,16 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 ALONE = 0  # the term of an axis of size 1, which says nothing
+PADDING, PADDED = "padding", "padded"  # marks of channels that a program adds to an axis, and of those it adds them to
 Labels = np.ndarray
 """Terms along one axis: int64 [n]."""
+Mark = tuple[object, object]
+"""What tells channels apart that the leaves don't: an operation, and what it does to them."""
+
+
+def here() -> Mark:
+    """A mark of one operation, unlike any other."""
+    return object(), None
 
 
 class Terms:
@@ -24,10 +32,10 @@ class Terms:
         self._made: dict[tuple[int, ...], int] = {}
         self._reasons: dict[int, str] = {}
         self._tied: dict[int, str] = {}
-        self._marks: dict[int, frozenset[object]] = {}
+        self._marks: dict[int, frozenset[Mark]] = {}
         self.fixed("it has one channel")
 
-    def fresh(self, n: int, mark: object = None) -> Labels:
+    def fresh(self, n: int, mark: Mark | None = None) -> Labels:
         """New channels. mark: what tells them from those that were made elsewhere."""
         first = self._count
         self._count += n
@@ -79,7 +87,7 @@ class Terms:
         """Why the number of channels can't change, if it can't."""
         return self._tied.get(root)
 
-    def marks(self, root: int) -> frozenset[object]:
+    def marks(self, root: int) -> frozenset[Mark]:
         """What tells this channel from others."""
         return self._marks.get(root, frozenset())
 
@@ -103,7 +111,7 @@ class Terms:
         for root in self._channels(labels):
             self._tied.setdefault(root, reason)
 
-    def mark(self, labels: Labels, mark: object) -> None:
+    def mark(self, labels: Labels, mark: Mark) -> None:
         """Tells these channels from all others."""
         for root in self._channels(labels):
             self._marks[root] = self._marks.get(root, frozenset()) | {mark}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from quantree.graph.terms import ALONE, Labels, Terms
+from quantree.graph.terms import ALONE, Labels, Mark, Terms, here
 
 CALLS = {  # operations that only run another program, and where they keep it
     "jit": "jaxpr",
@@ -90,7 +90,7 @@ class Walk:
             if name in CALLS:
                 outputs = self.run(eqn.params[CALLS[name]], given)
             else:
-                for source in {source for value in given for source in value.sources}:
+                for source in sorted({source for value in given for source in value.sources}):
                     self.first_use.setdefault(source, len(self.first_use))
                 self._sites += name in CONTRACTIONS and not self._loops
                 outputs = self.rule(self, eqn, given)
@@ -144,7 +144,7 @@ class Walk:
         if n == 1:
             return self.alone()
         if n and (array == np.take(array, [0], axis)).all():
-            return self.terms.fresh(n, object())
+            return self.terms.fresh(n, here())
         return self.still(n, "a constant of the program tells them apart")
 
     def alone(self) -> Labels:
@@ -155,7 +155,7 @@ class Walk:
         """An axis along which nothing may move."""
         return np.full(n, self.terms.fixed(reason))
 
-    def new(self, n: int, mark: object) -> Labels:
+    def new(self, n: int, mark: Mark | None) -> Labels:
         """An axis along which all is the same."""
         return self.alone() if n == 1 else self.terms.fresh(n, mark)
 
