@@ -80,3 +80,27 @@ def test_one_point_and_wrong_arguments(rng: np.random.Generator) -> None:
         agglomerate(np.full((2, 2), np.nan), k=1)
     with pytest.raises(LeafError, match=r"expected \[n, d\]"):
         agglomerate(np.ones((2, 2, 2)), k=1)
+
+
+def test_a_weight_is_so_many_points_in_one_place(rng: np.random.Generator) -> None:
+    x, weights = rng.normal(size=(80, 3)).astype(np.float32), rng.integers(1, 5, 80)
+    theirs = hierarchy.linkage(np.repeat(x.astype(np.float64), weights, axis=0), "ward")
+    found = agglomerate(x, k=7, weights=weights)
+    np.testing.assert_allclose(found.merges[:, 2], theirs[-79:, 2], rtol=1e-4)
+    np.testing.assert_array_equal(found.merges[:, 3], theirs[-79:, 3])
+    cut = hierarchy.fcluster(theirs, 7, "maxclust")
+    assert partition(found.codes) == partition(cut[np.cumsum(weights) - 1])
+    for code in range(7):
+        here = np.asarray(found.codes) == code
+        np.testing.assert_allclose(found.centroids[code], np.average(x[here], axis=0, weights=weights[here]), rtol=1e-4)
+    plain, ones = agglomerate(x, k=7), agglomerate(x, k=7, weights=np.full(80, 2.0))
+    assert plain.codes.tolist() == ones.codes.tolist()
+    assert float(ones.inertia) == pytest.approx(2 * float(plain.inertia))
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, 0.0, 1.0], [1.0, np.nan, 1.0]])
+def test_weights_that_are_none(weights: list[float]) -> None:
+    with pytest.raises(LeafError, match="weights must be 3 positive numbers"):
+        agglomerate(np.ones((3, 2), np.float32), k=1, weights=weights)
+    with pytest.raises(LeafError, match='weights are for "ward"'):
+        agglomerate(np.ones((3, 2), np.float32), k=1, method="average", weights=np.ones(3))

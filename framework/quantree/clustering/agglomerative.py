@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 
-from quantree.clustering import checks
+from quantree.clustering import checks, masses
 from quantree.clustering.problem import power_of_two
 from quantree.errors import LeafError
 
@@ -25,7 +26,8 @@ class Agglomeration(NamedTuple):
     centroids: [k, d] means of the clusters, float32 (float64 for float64 input). codes: [n] int32, the cluster of each
     point; clusters are numbered in the order of their first points. counts: [k] int32. inertia: [], sum of squared
     distances to the means. merges: [n - 1, 4] float64 as SciPy gives them: two clusters (below n: points; n + i: what
-    row i has merged), their distance, and the number of points in both.
+    row i has merged), their distance, and the number of points in both. With weights, means and inertia are weighted,
+    and the last column of merges is the weight of both.
     """
 
     centroids: jax.Array
@@ -36,14 +38,20 @@ class Agglomeration(NamedTuple):
 
 
 def agglomerate(
-    x: Any, *, k: int | None = None, distance: float | None = None, method: Literal["ward", "average"] = "ward"
+    x: Any,
+    *,
+    k: int | None = None,
+    distance: float | None = None,
+    method: Literal["ward", "average"] = "ward",
+    weights: Any = None,
 ) -> Agglomeration:
     """Merges the points x [n, d] until k clusters are left, or all are farther apart than `distance`; deterministic.
 
     method: how far two clusters are apart. "ward": the square root of twice the inertia that merging them adds (Ward
         1963); "average": the mean Euclidean distance of their points.
-    Give either k, at most n, or distance, at least 0. Memory: 8 bytes per pair of points; time grows with n^2 d and
-    n^2. It runs on the host, so arguments must be concrete.
+    weights: [n] positive masses of the points, for "ward": a point of weight 2 is two points in one place.
+    Give either k, at most n, or distance, at least 0. Memory: 8 bytes per pair of points, 24 with weights; time grows
+    with n^2 d and n^2. It runs on the host, so arguments must be concrete.
     `LeafError` for wrong shapes and settings, and for NaN or infinity.
     """
     checks.concrete("x", x)
@@ -62,21 +70,28 @@ def agglomerate(
             raise LeafError(f"k is {k}, but there are {n} points")
     elif not (distance is not None and 0 <= distance < np.inf):
         raise LeafError(f"distance is {distance!r}; expected at least 0, and finite")
+    mass = np.ones(n) if weights is None else np.asarray(weights, np.float64)
+    if weights is not None and method != "ward":
+        raise LeafError(f'weights are for "ward"; method is {method!r}')
+    if mass.shape != (n,) or not (np.isfinite(mass) & (mass > 0)).all():
+        raise LeafError(f"weights must be {n} positive numbers, one for each point")
     # In units in which no square under- or overflows.
     unit = power_of_two(jnp.max(jnp.abs(points)))
     host = np.asarray(points)
     merges = np.zeros((0, 4))
     if n > 1:
-        merges = hierarchy.linkage(_distances(points / unit, host / np.asarray(unit)), method)
+        distances = _distances(points / unit, host / np.asarray(unit))
+        weighted = weights is not None
+        merges = masses.ward(squareform(distances), mass) if weighted else hierarchy.linkage(distances, method)
         merges[:, 2] *= float(unit)
     done = int(np.count_nonzero(merges[:, 2] <= distance)) if distance is not None else n - (k or 0)
     codes = _cut(merges[:done], n)
     counts = np.bincount(codes)
     sums = np.zeros((counts.size, host.shape[1]))
-    np.add.at(sums, codes, host.astype(np.float64))
-    means = (sums / counts[:, None]).astype(host.dtype)
+    np.add.at(sums, codes, host.astype(np.float64) * mass[:, None])
+    means = (sums / np.bincount(codes, mass)[:, None]).astype(host.dtype)
     with np.errstate(over="ignore"):
-        inertia = np.sum((host.astype(np.float64) - means[codes]) ** 2).astype(host.dtype)
+        inertia = np.sum((host.astype(np.float64) - means[codes]) ** 2 * mass[:, None]).astype(host.dtype)
     return Agglomeration(
         jnp.asarray(means), jnp.asarray(codes), jnp.asarray(counts, jnp.int32), jnp.asarray(inertia), merges
     )

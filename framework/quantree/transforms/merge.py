@@ -12,20 +12,21 @@ import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from quantree.clustering import agglomerate
+from quantree.clustering import Agglomeration, agglomerate
 from quantree.encodings import Compressed
 from quantree.errors import ConfigError, DataError, LeafError
 from quantree.graph import Graph, Group, coupled, shrink
 from quantree.model import unflatten
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform
-from quantree.transforms.effective import filters, means
+from quantree.transforms.effective import filters, means, rows
 from quantree.transforms.narrowed import assert_runs, parameters, shrinkable, without_others
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 _COMPARED = 4096  # samples of each channel whose activations are compared
-_REGRESSED = 1 << 16  # samples from which least_squares learns
+_REGRESSED = 1 << 16  # samples from which `outgoing` learns
+_LEAST = 1e-9  # of the mean weight: what a channel weighs that does nothing
 
 
 @register("merge")
@@ -38,14 +39,20 @@ class Merge(Transform):
     each other in the order of the network, and each sees what the mergers before it have left. Iterative merging is
     merge, finetune, merge, finetune.
 
+    outgoing: `sum` is that of the paper: channels count alike, and a weak one that meets a strong one halves it.
+    `scaled` compares directions only, in which each channel weighs what it brings to the layers behind (the square of
+    its size times that of the weights that look at it): in clustering, in the mean, and then in the sum, where its
+    weights are multiplied by the factor that brings the new channel nearest to the old one, on training examples. So
+    a weak channel costs little, and units of ReLU that differ by a factor are one. `least_squares` takes not one
+    factor each but regresses all old channels on all new ones. For dense layers and 1x1 kernels no other weights come
+    nearer to their old outputs; in larger kernels every place is treated alike. It writes into zeros of pruned kernels.
+
     The mean is one of kernels and biases as the layers behind see them: a batch norm that alone follows the one kernel
     of a group is worked in (`effective.means`), and the new statistics are those of the mean. They are not those that
     the new kernel gives, because the mean of several filters varies less than they do: let `batchnorm` follow.
 
-    linkage: `random` draws which channels come together, as many clusters as `ward` would leave. It is there to be
-    compared with. compensate: `least_squares` regresses what the old channels gave on what the new ones give, over
-    training examples, in place of the sum. For dense layers and 1x1 kernels no other weights come nearer to their old
-    outputs; in larger kernels every place is treated alike. It writes into zeros of pruned kernels.
+    linkage: `average` looks at distances alone, not at what channels weigh. `random` draws which channels come
+    together, as many clusters as `ward` would leave; it is there to be compared with.
 
     `ConfigError` if a pattern matches no group, or one whose channels can't be merged, and says why; `LeafError` if an
     array is quantized already or a number is not finite.
@@ -70,17 +77,18 @@ class Merge(Transform):
     distance: float | None = Field(
         default=None,
         ge=0,
-        description="clusters up to this far apart are merged, in units of the group's spread: the root mean square "
-        "distance of its channels from their mean",
+        description="clusters up to this far apart are merged, in units of the root mean square size of the group's "
+        "channels",
     )
     parameters: Share | None = Field(
         default=None, description="share of the model's parameters kept, divided over the groups by what a merger costs"
     )
-    compensate: Literal["none", "least_squares"] = Field(
-        default="none",
-        description="weights that sum over merged channels: the sum, or those nearest to the old outputs",
+    outgoing: Literal["sum", "scaled", "least_squares"] = Field(
+        default="scaled", description="how what sums over merged channels takes the new one: see above"
     )
-    examples: int = Field(default=256, ge=2, description="training examples for activations and least_squares")
+    examples: int = Field(
+        default=256, ge=2, description="training examples to look at, unless weights and sum are enough"
+    )
     ridge: float = Field(
         default=1e-4, gt=0, description="ridge of least_squares, times the mean square of the new activations"
     )
@@ -99,16 +107,18 @@ class Merge(Transform):
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
         groups = shrinkable(graph, tuple(self.keep) if isinstance(self.keep, dict) else self.match, "merged")
-        looks = self.features == "activations" or self.compensate == "least_squares"
+        looks = self.features == "activations" or self.outgoing != "sum"
         seen = _Seen(graph, *self._examples(context)) if looks else None
         widths = {} if self.parameters is None else self._divided(compressed, groups, seen)
         # Until all is decided merged channels are only cut off from what sums over them: the graph stays true.
         whole, kept = compressed, dict[str, np.ndarray]()
         for number, group in enumerate(groups):
-            codes = self._clusters(whole, group, seen, widths.get(group.name), jax.random.fold_in(context.key, number))
+            points, weights = self._points(whole, group, seen)
+            width = widths.get(group.name, self._kept(group))
+            codes = self._clusters(points, weights, width, jax.random.fold_in(context.key, number))
             first = np.unique(codes, return_index=True)[1]
             if first.size < group.size:
-                whole = self._merged(whole, group, codes, first, seen)
+                whole = self._merged(whole, group, codes, weights, seen)
                 kept[group.name] = first
         after = without_others(whole, [group for group in groups if group.name in kept], kept)
         changes = ", ".join(
@@ -116,6 +126,13 @@ class Merge(Transform):
         )
         assert_runs(after, context, f"merge: channels that are left: {changes}")
         return after
+
+    def _kept(self, group: Group) -> int | None:
+        """How many channels of a group its share is; None if there is no share."""
+        share = self.keep
+        if isinstance(share, dict):
+            share = next(value for pattern, value in share.items() if fnmatch.fnmatchcase(group.name, pattern))
+        return None if share is None else max(1, round(share * group.size))
 
     def _examples(self, context: Context) -> tuple[Any, int]:
         """(inputs, seed) of one training batch."""
@@ -125,12 +142,31 @@ class Merge(Transform):
             raise DataError(f"there is no batch of {self.examples} training examples to take activations from")
         return batch[0], seed
 
-    def _features(self, compressed: Compressed, group: Group, seen: "_Seen | None") -> np.ndarray:
-        """[channels, n] float64."""
+    def _points(self, compressed: Compressed, group: Group, seen: "_Seen | None") -> tuple[np.ndarray, np.ndarray]:
+        """Channels as points, float64 [channels, n], and what each weighs, [channels]. In all, weights times squared
+        lengths are the number of channels.
+        """
         if self.features == "weights":
-            return filters(compressed, group)
-        assert seen is not None
-        return seen.activations(compressed, group, _COMPARED).T
+            features = filters(compressed, group)
+        else:
+            assert seen is not None
+            features = seen.activations(compressed, group, _COMPARED).T
+        sizes = np.linalg.norm(features, axis=1)
+        if self.outgoing == "sum":
+            return features / (np.sqrt(np.mean(sizes**2)) or 1.0), np.ones(group.size)
+        effect = sizes**2 * sum(np.sum(rows(compressed, each) ** 2, axis=1) for each in group.having("consumer"))
+        weights = effect / effect.mean() if effect.any() else np.ones(group.size)
+        return features / np.where(sizes == 0, 1, sizes)[:, None], np.maximum(weights, _LEAST)
+
+    def _tree(self, points: np.ndarray, weights: np.ndarray, k: int | None) -> Agglomeration:
+        plain = self.linkage == "average" or self.outgoing == "sum"
+        return agglomerate(
+            jnp.asarray(points, jnp.float32),
+            k=k,
+            distance=self.distance if k is None else None,
+            method="average" if self.linkage == "average" else "ward",
+            weights=None if plain else weights,
+        )
 
     def _divided(self, compressed: Compressed, groups: Sequence[Group], seen: "_Seen | None") -> dict[str, int]:
         """How many channels each group keeps, so that the model keeps its share of parameters.
@@ -141,10 +177,9 @@ class Merge(Transform):
         total, whole = parameters(compressed, [], {}), {group.name: group.size for group in groups}
         costs = []
         for group in groups:
-            features = self._features(compressed, group, seen)
-            merges = agglomerate(jnp.asarray(features, jnp.float32), k=1, method=self._method).merges
+            merges = self._tree(*self._points(compressed, group, seen), k=1).merges
             saved = total - parameters(compressed, groups, {**whole, group.name: group.size - 1})
-            costs.append(merges[:, 2] ** 2 / 2 / max(float(np.sum(features**2)), 1e-300) / saved)
+            costs.append(merges[:, 2] ** 2 / 2 / group.size / saved)
         owner = np.repeat(np.arange(len(groups)), [len(cost) for cost in costs])
         owner = owner[np.argsort(np.concatenate(costs), kind="stable")]
 
@@ -164,48 +199,36 @@ class Merge(Transform):
             )
         return widths(merged)
 
-    @property
-    def _method(self) -> Literal["ward", "average"]:
-        return "average" if self.linkage == "average" else "ward"
-
-    def _clusters(
-        self, compressed: Compressed, group: Group, seen: "_Seen | None", width: int | None, key: jax.Array
-    ) -> np.ndarray:
+    def _clusters(self, points: np.ndarray, weights: np.ndarray, width: int | None, key: jax.Array) -> np.ndarray:
         """The cluster of each channel, [channels] integers, numbered in the order of their first channels."""
-        share = self.keep
-        if isinstance(share, dict):
-            share = next(value for pattern, value in share.items() if fnmatch.fnmatchcase(group.name, pattern))
-        if share is not None:
-            width = max(1, round(share * group.size))
-        features = self._features(compressed, group, seen)
-        if self.distance is not None:
-            spread = np.sqrt(np.mean(np.sum((features - features.mean(axis=0)) ** 2, axis=1)))
-            features = features / (spread or 1.0)
-        points = jnp.asarray(features, jnp.float32)
-        codes = np.asarray(agglomerate(points, k=width, distance=self.distance, method=self._method).codes)
+        codes = np.asarray(self._tree(points, weights, width).codes)
         if self.linkage != "random":
             return codes
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         width = int(codes.max()) + 1
-        drawn = rng.permutation(np.concatenate([np.arange(width), rng.integers(0, width, group.size - width)]))
+        drawn = rng.permutation(np.concatenate([np.arange(width), rng.integers(0, width, codes.size - width)]))
         _, first, codes = np.unique(drawn, return_index=True, return_inverse=True)
         return np.argsort(np.argsort(first))[codes]
 
     def _merged(
-        self, compressed: Compressed, group: Group, codes: np.ndarray, first: np.ndarray, seen: "_Seen | None"
+        self, compressed: Compressed, group: Group, codes: np.ndarray, weights: np.ndarray, seen: "_Seen | None"
     ) -> Compressed:
         """The first channel of each cluster stands for all of it, and nothing sums over the others any more."""
+        first = np.unique(codes, return_index=True)[1]
         same = (codes[first][:, None] == codes[None]).astype(np.float64)
         mean, total = np.eye(group.size), np.zeros((group.size, group.size))
-        mean[first], total[first] = same / same.sum(axis=1, keepdims=True), same
+        mean[first], total[first] = same * weights / (same @ weights)[:, None], same
         after = _averaged(compressed, group, mean, total)
-        if self.compensate == "none" or seen is None:
+        if self.outgoing == "sum" or seen is None:
             return after
         old, new = (seen.activations(net, group, _REGRESSED) for net in (compressed, after))
-        gram = new[:, first].T @ new[:, first]
-        if gram.any():
-            ridge = self.ridge * np.trace(gram) / len(first)
-            total[first] = np.linalg.solve(gram + ridge * np.eye(len(first)), new[:, first].T @ old)
+        new = new[:, first]
+        products, gram = new.T @ old, new.T @ new
+        energy = np.diag(gram)[:, None]
+        if self.outgoing == "scaled":
+            total[first] *= np.divide(products, energy, out=np.ones_like(products), where=energy > 0)
+        elif energy.any():
+            total[first] = np.linalg.solve(gram + self.ridge * energy.mean() * np.eye(first.size), products)
         return _averaged(compressed, group, mean, total)
 
 
