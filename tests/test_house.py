@@ -20,6 +20,7 @@ LIBRARY_ORDER = (
     {"registry"},
     {"task"},
     {"clustering", "coding"},
+    {"ordering"},
     {"widths"},
     {"model"},
     {"linen"},
