@@ -138,7 +138,7 @@ HALVES = {
         {"keep": 0.5, "outgoing": "least_squares", "ridge": 1e-9},
     ],
 )
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", [pytest.param("images", marks=pytest.mark.slow), "normed"])
 def test_equal_channels_become_one_and_the_function_stays(name: str, how: dict[str, Any]) -> None:
     model, data = network(name)
     pairs = repeated(model, data, PAIRS[name])
@@ -158,6 +158,7 @@ def test_clusters_of_any_sizes_merge_without_a_change_if_they_are_equal(twins: l
     assert moved is not None and moved.small, moved
 
 
+@pytest.mark.slow
 def test_units_that_a_norm_makes_equal_are_equal() -> None:
     """A kernel of another size and sign, behind which the norm has other numbers."""
     model, data = network("images")
@@ -213,12 +214,14 @@ def count(compressed: Compressed) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in compressed.leaves.values())
 
 
+@pytest.mark.slow
 def test_shares_go_by_pattern() -> None:
     model, data = network("images")
     after = merged(model, data, keep={"conv": 0.5, "h*": 0.01})
     assert widths(after) == widths(Compressed.from_model(model)) | {"conv/kernel": 3, "hidden/kernel": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.99, 0.6, 0.2])
 def test_a_budget_of_parameters_is_used_up(share: float) -> None:
     model, data = network("images")
@@ -233,6 +236,7 @@ def test_a_budget_that_can_not_be_kept_is_told() -> None:
         merged(model, data, parameters=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [{"keep": 0.5, "match": "conv"}, {"distance": 1.0}, {"parameters": 0.5}])
 def test_drawn_clusters_are_as_many_and_others(rule: dict[str, Any]) -> None:
     model, data = network("images")
@@ -305,16 +309,15 @@ def test_a_channel_that_nothing_looks_at_costs_nothing() -> None:
 # --- Later stages, and what is refused ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is larger than the dense model")
 def test_later_stages_take_the_result_and_earlier_masks_move_along(tmp_path: Path) -> None:
     model, data = network("images")
     stages = [
         {"kind": "prune", "density": 0.5, "match": "*/kernel"},
         {"kind": "merge", "keep": 0.5},
-        {"kind": "batchnorm", "batches": 1, "batch_size": 20},
         {"kind": "prune", "density": 0.5, "match": "*/kernel"},
         {"kind": "kmeans", "k": 4, "match": "*/kernel"},
-        {"kind": "finetune", "epochs": 1},
     ]
     after = qt.Recipe.from_config(stages).run(model, key=jax.random.key(0), data=data)
     assert widths(after) == HALVES["images"]

@@ -243,12 +243,12 @@ class _Seen:
     def activations(self, compressed: Compressed, group: Group, most: int) -> np.ndarray:
         """[samples, channels] float64, the same up to `most` samples each time. `LeafError` if they are not finite."""
         seen = self.graph.activations(compressed.decode(), unflatten(compressed.state), self.inputs, group)
-        rows = np.asarray(seen)
-        if len(rows) > most:
-            rows = rows[np.random.default_rng(self.seed).choice(len(rows), most, replace=False)]
-        if not np.isfinite(rows).all():
+        samples = np.asarray(seen)
+        if len(samples) > most:
+            samples = samples[np.random.default_rng(self.seed).choice(len(samples), most, replace=False)]
+        if not np.isfinite(samples).all():
             raise LeafError(f"{group.name}: activations are NaN or infinite; look at weights and data")
-        return rows.astype(np.float64)
+        return samples.astype(np.float64)
 
 
 def _averaged(compressed: Compressed, group: Group, mean: np.ndarray, total: np.ndarray) -> Compressed:
