@@ -4,12 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from quantree.quantizers import KMeans, PerKind, Quantize
+from quantree.encodings import KernelSlices
+from quantree.quantizers import Annealed, KMeans, PerKind, Quantize
 from quantree.recovery import Finetune
 from quantree.recovery.finetune import Gradual
 from quantree.registry import register
 from quantree.stage import Patterns, Stage
-from quantree.transforms import Cast, Prune
+from quantree.transforms import Cast, Permute, Prune
 
 
 @register("deep_compression")
@@ -69,3 +70,43 @@ class DeepCompression(Stage):
         )
         tune = Finetune(epochs=self.tune_epochs, learning_rate=self.tune_learning_rate)
         return (retrain, weights, *biases, tune, Cast())
+
+
+@register("pqf")
+class PermuteQuantizeFinetune(Stage):
+    """Order channels, quantize kernel slices by annealed k-means, tune what is left (Martinez et al., CVPR 2021).
+
+    Sub-vectors of the paper's regimes: `slices: 1` is its small blocks, `slices: 2` its large ones (with `d: 8` for the
+    1 x 1 kernels of ResNet-50). The paper leaves the first convolution as it is, and has more centroids for the last
+    layer: say the first by `match`, the second by `last`. Codebooks are stored in 16 bits. The training takes the
+    statistics of norms on its way; for another schedule write the stages out.
+    """
+
+    example: ClassVar = {"k": 4, "epochs": 1}
+
+    match: Patterns | None = Field(
+        default=None, description="leaves to quantize; default: every float leaf with two or more axes"
+    )
+    slices: int = Field(default=1, ge=1, description="kernel slices of a convolution that make one sub-vector")
+    d: int = Field(default=4, ge=1, description="length of a sub-vector of dense and 1 x 1 kernels, in weights")
+    k: int = Field(default=256, ge=1, le=65536, description="centroids of a leaf, where it has four blocks for each")
+    last: Patterns | None = Field(default=None, description="leaves of `match` that have `last_k` centroids instead")
+    last_k: int = Field(default=1024, ge=1, le=65536, description="centroids of the leaves that `last` names")
+    steps: int = Field(default=100, ge=0, description="iterations of k-means with noise; the paper has 10 to 1000")
+    epochs: int = Field(default=9, ge=1, description="passes over the training data to tune codebooks and the rest")
+    batch_size: int = Field(default=128, ge=1, description="examples in one step of tuning")
+    learning_rate: float = Field(default=1e-3, gt=0, description="step size of Adam, at its highest")
+
+    def expand(self) -> tuple[Stage, ...]:
+        lengths = self.d if self.match is None else dict.fromkeys(self.match, self.d)
+        order = Permute(d=lengths, slices=self.slices)
+        blocking = KernelSlices(slices=self.slices, d=self.d)
+
+        def quantized(match: Patterns | None, k: int) -> Quantize:
+            learner = Annealed(k=k, least_blocks=4, steps=self.steps)
+            return Quantize(match=match, blocking=blocking, learner=learner)
+
+        # What `last` takes is quantized first, and left alone after that.
+        last = () if self.last is None else (quantized(self.last, self.last_k),)
+        tune = Finetune(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        return (order, *last, quantized(self.match, self.k), tune, Cast(match=("codebooks/*",)))

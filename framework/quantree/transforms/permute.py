@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.clustering.threads import side_by_side
-from quantree.encodings import Compressed, Encoding, Pruned, Raw, match
+from quantree.encodings import Compressed, Encoding, KernelSlices, Pruned, Raw, match
 from quantree.errors import ConfigError, LeafError
 from quantree.graph import Graph, Group, Member, coupled, named, reorder
 from quantree.ordering import Child, by_covariance, by_distortion
@@ -58,6 +58,12 @@ class Permute(Transform):
         description="length of a sub-vector, in weights: one number for all leaves, or pattern of leaves -> number "
         "(first match wins; other leaves don't count)"
     )
+    slices: int | None = Field(
+        default=None,
+        ge=1,
+        description="kernel slices in a sub-vector of kernels larger than 1 x 1, for blocking `kernel_slices`; default:"
+        " they have d weights too, as in `sub_vectors`",
+    )
     along: Literal["inputs", "outputs"] = Field(default="inputs", description="the axis that a sub-vector runs along")
     objective: Literal["covariance", "distortion"] = Field(
         default="covariance", description="what is made small: that of a Gaussian, or the error of k-means"
@@ -76,9 +82,13 @@ class Permute(Transform):
 
     @model_validator(mode="after")
     def _one_objective(self) -> "Permute":
+        key = reason = None
         if (self.k is None) == (self.objective == "distortion"):
-            reason = "`distortion` needs k" if self.k is None else "only `distortion` has k"
-            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": "k"})
+            key, reason = "k", "`distortion` needs k" if self.k is None else "only `distortion` has k"
+        elif self.slices is not None and self.along == "outputs":
+            key, reason = "slices", "kernel slices are side by side along the inputs"
+        if reason is not None:
+            raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": key})
         return self
 
     def check(self, leaves: Mapping[str, Encoding]) -> None:
@@ -140,17 +150,20 @@ class Permute(Transform):
         found = []
         for member in group.having(role):
             leaf = compressed.leaves.get(member.path)
-            d = self._length(member.path)
+            d = None if leaf is None else self._length(member.path, leaf.shape)
             if leaf is None or member.state or d is None or not is_float_leaf(leaf) or len(leaf.shape) < 2:
                 continue
             if member.axis == len(leaf.shape) - back:
                 found.append(_child(leaf, member, d, self.along))
         return found
 
-    def _length(self, path: str) -> int | None:
-        if not isinstance(self.d, dict):
-            return self.d
-        return next((d for pattern, d in self.d.items() if fnmatch.fnmatchcase(path, pattern)), None)
+    def _length(self, path: str, shape: tuple[int, ...]) -> int | None:
+        d = self.d
+        if isinstance(d, dict):
+            d = next((each for pattern, each in d.items() if fnmatch.fnmatchcase(path, pattern)), None)
+        if d is None or self.slices is None:
+            return d
+        return KernelSlices(d=d, slices=self.slices).length(shape)
 
     def _order(self, children: Sequence[Child], key: jax.Array) -> np.ndarray:
         first, second = jax.random.split(key)
