@@ -74,3 +74,22 @@ def test_what_can_not_fit_is_told_before_any_work() -> None:
     recipe(**QUICK, bias_k=None).check(bare)
     with pytest.raises(ConfigError, match="pattern 'conv' matches no leaf"):
         recipe(**QUICK, match="conv").check(mlp())
+
+
+def test_pqf_orders_channels_quantizes_by_the_papers_rules_and_tunes() -> None:
+    preset = Recipe.from_config([{"kind": "pqf", "k": 8, "epochs": 1, "steps": 5, "last": "fc2/kernel", "last_k": 4}])
+    kinds = [stage.name for stage in preset.expanded]
+    assert kinds == ["permute", "quantize", "quantize", "finetune", "cast"]
+    stages = []
+    compressed = preset.run(
+        mlp(), key=KEY, data=digits(), on_stage=lambda index, stage, before, after, seconds: stages.append(after)
+    )
+    first, last = (compressed.leaves[path] for path in ("fc1/kernel", "fc2/kernel"))
+    assert isinstance(first, Coded) and isinstance(last, Coded)
+    # 64 x 12 weights are 192 sub-vectors of four, 12 x 10 are 30: at most seven centroids, so four.
+    assert compressed.codebooks[first.codebook].table().shape == (1, 8, 4)
+    assert compressed.codebooks[last.codebook].table().shape == (1, 4, 4)
+    assert compressed.codebooks[first.codebook].table().dtype == np.float16
+    before, after = (np.asarray(params["fc1"]["kernel"]) for params in (mlp().params, stages[0].decode()))
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(np.sort(before, axis=1), np.sort(after, axis=1))

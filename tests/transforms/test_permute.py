@@ -134,6 +134,13 @@ def test_along_outputs() -> None:
     np.testing.assert_allclose(outputs(model, after, inputs), outputs(model, before, inputs), rtol=1e-4, atol=1e-4)
 
 
+def test_kernel_slices_have_the_length_that_the_blocking_gives_them() -> None:
+    # d = 4 and one slice of 3 x 3 are what D says, pattern by pattern.
+    by_slices, by_pattern = run(NET, permute_with(d=4, slices=1)), run(NET, permute_with())
+    for path, leaf in by_pattern.leaves.items():
+        np.testing.assert_array_equal(leaf.decode({}), by_slices.leaves[path].decode({}))
+
+
 def test_zeros_move_along() -> None:
     pruned = run(NET, {"kind": "prune", "density": 0.6})
     after = run(NET, {"kind": "prune", "density": 0.6}, permute_with())
@@ -179,6 +186,8 @@ def test_what_can_not_be_done() -> None:
         run(NET, permute_with(objective="distortion"))
     with pytest.raises(ConfigError, match="only `distortion` has k"):
         run(NET, permute_with(k=4))
+    with pytest.raises(ConfigError, match="kernel slices are side by side along the inputs"):
+        run(NET, permute_with(slices=1, along="outputs"))
 
 
 def test_a_change_of_the_function_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
