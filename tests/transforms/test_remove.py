@@ -384,7 +384,7 @@ def test_what_can_not_be_removed_is_told() -> None:
         removed(model, data, {"kind": "kmeans", "k": 2, "match": "a/kernel"}, keep=0.5)
     broken = np.array(model.params["a"]["kernel"])
     broken[0, 0] = np.nan
-    with pytest.raises(LeafError, match="a/kernel: 1 weights are NaN or infinite"):
+    with pytest.raises(LeafError, match="a/kernel: 1 numbers are NaN or infinite"):
         removed(with_leaves(model, a__kernel=broken), data, keep=1.0)
     with pytest.raises(DataError, match=r"remove.*give `data`"):
         qt.Recipe.from_config([{"kind": "remove", "keep": 0.5}]).run(model, key=jax.random.key(0))

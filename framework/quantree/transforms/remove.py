@@ -1,9 +1,7 @@
 """Removing filters and neurons: whole channels go, with all that belongs to them."""
 
-import dataclasses
 import fnmatch
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -13,14 +11,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quantree.encodings import Compressed
-from quantree.errors import ConfigError, DataError, LeafError
-from quantree.graph import Graph, Group, coupled, named, shrink
+from quantree.errors import DataError, LeafError
+from quantree.graph import Graph, Group, coupled, shrink
 from quantree.model import unflatten
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform
 from quantree.task import prefetch
 from quantree.transforms.constant_parts import fold_constants
-from quantree.transforms.narrowed import assert_runs
+from quantree.transforms.narrowed import assert_runs, shrinkable, without_others
 from quantree.transforms.scores import Norm, Score, least, score
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -93,7 +91,7 @@ class Remove(Transform):
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
-        groups = self._taken(graph)
+        groups = shrinkable(graph, tuple(self.keep) if isinstance(self.keep, dict) else self.match, "removed")
         planned: Mapping[str, np.ndarray] = {}
         if self.parameters is not None:
             scores = {group.name: score(compressed, group, self.score, self.norm) for group in groups}
@@ -105,26 +103,12 @@ class Remove(Transform):
             if len(stays) < group.size:
                 whole = self._cut_off(whole, graph, group, stays, context)
                 kept[group.name] = stays
-        after = _shrunk(whole, [group for group in groups if group.name in kept], kept)
+        after = without_others(whole, [group for group in groups if group.name in kept], kept)
         changes = ", ".join(
             f"{group.name} {len(kept[group.name])} of {group.size}" for group in groups if group.name in kept
         )
         assert_runs(after, context, f"remove: channels that are left: {changes}")
         return after
-
-    def _taken(self, graph: Graph) -> list[Group]:
-        patterns = tuple(self.keep) if isinstance(self.keep, dict) else self.match
-        if patterns is None:
-            if not graph.shrinkable:
-                raise ConfigError("the network has no group whose channels may go; `quantree.graph` tells why")
-            return list(graph.shrinkable)
-        found = named(patterns, graph.groups)
-        for group in found:
-            reason = group.fixed or group.tied
-            if reason is not None:
-                pattern = next(pattern for pattern in patterns if fnmatch.fnmatchcase(group.name, pattern))
-                raise ConfigError(f"{group.name}: its channels can't be removed: {reason}", pattern)
-        return found
 
     def _chosen(self, compressed: Compressed, group: Group) -> np.ndarray:
         """The channels of one group that stay, ascending."""
@@ -177,17 +161,3 @@ class Remove(Transform):
             return np.zeros((len(kept), len(gone)))
         ridge = self.ridge * np.trace(gram) / len(kept)
         return np.linalg.solve(gram + ridge * np.eye(len(kept)), products[np.ix_(kept, gone)])
-
-
-def _shrunk(compressed: Compressed, groups: list[Group], kept: Mapping[str, np.ndarray]) -> Compressed:
-    """Without the channels that are not kept. Two groups may lie along one axis, and the first takes places away."""
-    gone: dict[tuple[str, int, bool], np.ndarray] = defaultdict(lambda: np.zeros(0, np.int64))
-    for group in groups:
-        out = np.setdiff1d(np.arange(group.size), kept[group.name])
-        members = []
-        for member in group.members:
-            before = gone[member.path, member.axis, member.state]
-            members.append(dataclasses.replace(member, places=member.places - np.searchsorted(before, member.places)))
-            gone[member.path, member.axis, member.state] = np.sort([*before, *member.places[out].ravel()])
-        compressed = shrink(compressed, dataclasses.replace(group, members=tuple(members)), kept[group.name])
-    return compressed

@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
-from quantree.encodings import Compressed, Pruned, Raw
-from quantree.errors import ConfigError, LeafError
+from quantree.encodings import Compressed
+from quantree.errors import ConfigError
 from quantree.graph import Group, Member
-from quantree.stage import is_float_leaf
+from quantree.transforms.effective import rows
 
 Score = Literal["magnitude", "norm_scale", "geometric_median"]
 Norm = Literal["l1", "l2"]
@@ -80,18 +80,7 @@ def least(
 
 def _rows(compressed: Compressed, members: Sequence[Member]) -> np.ndarray:
     """All that these arrays have for each channel, float64 [channels, n]."""
-    parts = []
-    for member in members:
-        leaf = compressed.leaves[member.path]
-        if not isinstance(leaf, Raw | Pruned) or not is_float_leaf(leaf):
-            raise LeafError(
-                f"{member.path}: it is {leaf.name} {leaf.dtype} already; put this stage before the one that made it so"
-            )
-        value = np.asarray(leaf.decode({})).astype(np.float64)
-        if not np.isfinite(value).all():
-            raise LeafError(f"{member.path}: {np.count_nonzero(~np.isfinite(value))} weights are NaN or infinite")
-        parts.append(np.moveaxis(value, member.axis, 0)[member.places].reshape(len(member.places), -1))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([rows(compressed, member) for member in members], axis=1)
 
 
 def _norm(rows: np.ndarray, norm: Norm) -> np.ndarray:
