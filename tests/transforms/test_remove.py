@@ -392,5 +392,5 @@ def test_what_can_not_be_removed_is_told() -> None:
     def sorted_out(params: Tree, state: Tree, inputs: Any, *, train: bool = False, key: Any = None) -> tuple[Any, Tree]:
         return jnp.sort(inputs @ params["a"]["kernel"], axis=1), state
 
-    with pytest.raises(ConfigError, match="no group whose channels may go"):
+    with pytest.raises(ConfigError, match="no group whose channels can be removed"):
         removed(qt.from_params({"a": model.params["a"]}, {}, sorted_out), data, keep=0.5)
