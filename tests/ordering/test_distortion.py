@@ -26,17 +26,21 @@ def test_it_is_the_error_of_kmeans(given: Child) -> None:
     )
 
 
-def test_it_lowers_the_error_and_keeps_the_identity_where_it_can_not() -> None:
-    children = [child(RNG, 200, 64, 4), child(RNG, 50, 64, 8)]
+def test_it_lowers_the_error_and_keeps_the_identity_where_it_does_not() -> None:
+    children = [child(RNG, 200, 64, 4)]
     found = by_distortion(children, 16, key=KEY, steps=100)
     assert found.before == distortion(children, 16, key=KEY)
     assert found.after == distortion(children, 16, key=KEY, order=found.order)
-    assert found.after < found.before - 0.05
+    assert found.after < found.before - 0.3
     assert found.tried > 500
     zeros = [Child(np.zeros_like(each.x), each.places, each.d) for each in children]
     same = by_distortion(zeros, 16, key=KEY, steps=3)
     np.testing.assert_array_equal(same.order, np.arange(64))
     assert np.isfinite(same.after)
+    ordered = [Child(each.moved(found.order), each.places, each.d) for each in children]
+    kept = by_distortion(ordered, 16, key=KEY, steps=0, start=RNG.permutation(64))
+    np.testing.assert_array_equal(kept.order, np.arange(64))
+    assert kept.before == kept.after == found.after
 
 
 @pytest.mark.slow
