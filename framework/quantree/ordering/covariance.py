@@ -47,11 +47,12 @@ def by_covariance(children: Sequence[Child], *, key: jax.Array, steps: int = 300
     chains: searches from different starts, side by side, of which the best counts; the first starts with channels of
     like variance at each position (`by_score`), the second from the greedy start of the paper, the third from the order
     as it is, others from random ones. Default: 8 up to 128 channels, else 1. A chain ends early after 8 steps that
-    gain less than 1e-6 nats. With at most 128 channels a step tries every swap, so such an end is a local optimum.
+    gain less than 1e-6 nats. With at most 128 channels of one weight each a step tries every swap, so such an end is a
+    local optimum; a group has fewer candidates the more numbers a covariance has that must be written out (`swaps`).
 
-    Memory, in float32: for each child in which the order matters its sub-vectors, and twice the products of all weights
-    of the blocks that hold channels of the group: at most 512 MiB (see `LARGEST`). `LeafError` for what `Child` and
-    `blocks_of` refuse.
+    Memory: for each child in which the order matters its sub-vectors in float64, and in float32 three times the
+    products of all weights along the axis of the blocks that hold channels of the group, a table of 256 MiB at most
+    (see `LARGEST`). `LeafError` for what `Child` and `blocks_of` refuse.
     """
     checks.random_key(key)
     checks.whole("steps", steps, 0)

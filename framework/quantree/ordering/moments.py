@@ -48,7 +48,7 @@ class Family:
 
 
 def families(blocks: Sequence[Blocks]) -> list[Family]:
-    """Tables for the search, 4 (E w)^2 bytes for each child, and twice as much while they are made."""
+    """Tables for the search, 4 (E w)^2 bytes for each child, and three times as much while they are made."""
     total = sum(each.weights for each in blocks)
 
     def kind(each: Blocks) -> tuple[int, int, bytes]:

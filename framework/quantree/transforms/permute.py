@@ -72,10 +72,11 @@ class Permute(Transform):
     children: Literal["all", "first"] = Field(
         default="all", description="whether all leaves that are cut along a group count, or the first"
     )
-    steps: int = Field(default=300, ge=1, description="steps of a search")
+    steps: int = Field(default=300, ge=1, le=1_000_000, description="steps of a search")
     chains: int | None = Field(
         default=None,
         ge=1,
+        le=1024,
         description="searches of a group from different starts, of which the best counts; default: 8 up to 128 "
         "channels, else 1",
     )
