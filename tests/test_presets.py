@@ -76,6 +76,7 @@ def test_what_can_not_fit_is_told_before_any_work() -> None:
         recipe(**QUICK, match="conv").check(mlp())
 
 
+@pytest.mark.slow
 def test_pqf_orders_channels_quantizes_by_the_papers_rules_and_tunes() -> None:
     preset = Recipe.from_config([{"kind": "pqf", "k": 8, "epochs": 1, "steps": 5, "last": "fc2/kernel", "last_k": 4}])
     kinds = [stage.name for stage in preset.expanded]

@@ -13,7 +13,18 @@ OUTSIDE: dict[str, Case] = CASES
 MODULES = (functions, uncommon, images, sequences, linen_networks)
 ALL: dict[str, Case] = {**OUTSIDE, **ZOO}
 
+_LONG = {
+    "LinenTransformer",
+    "LinenScannedTransformer",
+    "LinenResidual",
+    "LinenMobile",
+    "LinenRecurrent",
+    "RecurrentBothWays",
+}
+"""Whose parts others have too, and which take long to compile."""
+
 
 def names() -> list[tuple[str, Any]]:
-    """Each network with the marks of a test on it: the large ones of the zoo are slow."""
-    return [(name, pytest.mark.slow if name in ZOO and name not in QUICK else ()) for name in ALL]
+    """Each network with the marks of a test on it: large ones are slow."""
+    slow = _LONG | (ZOO.keys() - QUICK)
+    return [(name, pytest.mark.slow if name in slow else ()) for name in ALL]

@@ -26,6 +26,7 @@ def test_it_is_the_error_of_kmeans(given: Child) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_lowers_the_error_and_keeps_the_identity_where_it_does_not() -> None:
     children = [child(RNG, 200, 64, 4)]
     found = by_distortion(children, 16, key=KEY, steps=100)

@@ -113,6 +113,7 @@ def test_what_is_cut_along_channels_has_a_lower_determinant(permuted: Compressed
     assert (permuted.state["norm/mean"] != before.state["norm/mean"]).any()
 
 
+@pytest.mark.slow
 def test_along_outputs() -> None:
     params = {
         "fc1": {"kernel": channels((9, 12), 1), "bias": RNG.normal(size=12).astype(np.float32)},

@@ -340,6 +340,7 @@ def test_constant_parts_that_would_lead_further_away_are_left_out() -> None:
 # --- Among other stages, and mistakes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pruned_kernels_stay_pruned() -> None:
     model, data = network("forked")
     prune = {"kind": "prune", "density": 0.5}
