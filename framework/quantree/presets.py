@@ -90,7 +90,7 @@ class PermuteQuantizeFinetune(Stage):
     slices: int = Field(default=1, ge=1, description="kernel slices of a convolution that make one sub-vector")
     d: int = Field(default=4, ge=1, description="length of a sub-vector of dense and 1 x 1 kernels, in weights")
     k: int = Field(default=256, ge=1, le=65536, description="centroids of a leaf, where it has four blocks for each")
-    last: Patterns | None = Field(default=None, description="leaves of `match` that have `last_k` centroids instead")
+    last: Patterns | None = Field(default=None, description="leaves that have `last_k` centroids instead")
     last_k: int = Field(default=1024, ge=1, le=65536, description="centroids of the leaves that `last` names")
     steps: int = Field(default=100, ge=0, description="iterations of k-means with noise; the paper has 10 to 1000")
     epochs: int = Field(default=9, ge=1, description="passes over the training data to tune codebooks and the rest")
@@ -98,7 +98,7 @@ class PermuteQuantizeFinetune(Stage):
     learning_rate: float = Field(default=1e-3, gt=0, description="step size of Adam, at its highest")
 
     def expand(self) -> tuple[Stage, ...]:
-        lengths = self.d if self.match is None else dict.fromkeys(self.match, self.d)
+        lengths = self.d if self.match is None else dict.fromkeys((*self.match, *(self.last or ())), self.d)
         order = Permute(d=lengths, slices=self.slices)
         blocking = KernelSlices(slices=self.slices, d=self.d)
 

@@ -445,3 +445,24 @@ def a_leaf_that_nothing_reads(p: Tree, x: Array) -> Array:
 def start_of_a_slice_from_the_inputs(p: Tree, x: tuple[Array, Array]) -> Any:
     part = jax.lax.dynamic_slice_in_dim(hidden(p, x[0]), x[1], 3, axis=1)
     return part @ p["w2"][:3]
+
+
+@function(TWO, X, {}, {"w1:1": 6})
+def signs_of_the_next_kernel(p: Tree, x: Array) -> Array:
+    return jnp.tanh(x @ p["w1"]) @ (jnp.sign(p["w2"]) * 0.3)
+
+
+@function({**TWO, "gain": (6,)}, X, {}, {"w1:1": 6})
+def gains_in_the_next_kernel(p: Tree, x: Array) -> Array:
+    return jnp.tanh(x @ p["w1"]) @ (p["w2"] * p["gain"][:, None])
+
+
+@function(TWO, X, {}, {"w1:1": 6})
+def divided_by_its_width(p: Tree, x: Array) -> Array:
+    hidden = jnp.tanh(x @ p["w1"])
+    return hidden @ p["w2"] / hidden.shape[-1]
+
+
+@function({**TWO, "down": (6, 2), "up": (2, 3)}, X, {"w1:1": 6}, {"down:1": 2})
+def kernel_and_what_is_added_to_it(p: Tree, x: Array) -> Array:
+    return jnp.tanh(x @ p["w1"]) @ (p["w2"] + p["down"] @ p["up"] * 2.0)

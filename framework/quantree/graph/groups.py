@@ -58,10 +58,11 @@ class Group:
 def named(patterns: Iterable[str], groups: Iterable[Group]) -> list[Group]:
     """Groups whose names fit any of the shell-style patterns, in their order; `ConfigError` if a pattern fits none."""
     known = {group.name: group for group in groups}
+    offered = [name for name, group in known.items() if group.fixed is None] or list(known)
     found: set[str] = set()
     for pattern in patterns:
         fits = fnmatch.filter(known, pattern)
         if not fits:
-            raise ConfigError(f"pattern {pattern!r} matches no group; {nearest(pattern, list(known))}", pattern)
+            raise ConfigError(f"pattern {pattern!r} matches no group; {nearest(pattern, offered)}", pattern)
         found.update(fits)
     return [group for name, group in known.items() if name in found]

@@ -18,13 +18,14 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What one trace of a network tells: groups; where activations of each can be watched; contracted leaves in the
-    order of the program; shapes of the outputs.
+    order of the program; shapes of the outputs; single numbers that are written into the program.
     """
 
     groups: tuple[Group, ...]
     taps: Mapping[str, tuple[Tap, ...]]
     kernels: tuple[str, ...]
     outputs: tuple[tuple[int, ...], ...]
+    numbers: tuple[str, ...]
 
 
 def read(apply: Apply, params: Shapes, state: Shapes, inputs: Any) -> Reading:
@@ -47,14 +48,14 @@ def read(apply: Apply, params: Shapes, state: Shapes, inputs: Any) -> Reading:
         walk.terms.fix(labels, "an output of the network")
     groups, taps = gathered(walk, slots)
     kernels = dict.fromkeys(path for each in walk.contractions for path in sorted(each.weights))
-    return Reading(groups, taps, tuple(kernels), tuple(output.shape for output in outputs))
+    return Reading(groups, taps, tuple(kernels), tuple(output.shape for output in outputs), tuple(walk.numbers))
 
 
 def proven(reading: Reading, apply: Apply, params: Shapes, state: Shapes, inputs: Any) -> tuple[Group, ...]:
     """The groups, tied where the network is not the same with a channel less, because a width is written into it.
 
-    It must run, give outputs of the same shapes, and have the same groups. All are tried at once, and one by one only
-    if that fails.
+    It must run, give outputs of the same shapes, have the same groups and hold the same numbers. All are tried at once,
+    and one by one only if that fails.
     """
 
     def failure(those: Sequence[Group]) -> str | None:
@@ -64,6 +65,8 @@ def proven(reading: Reading, apply: Apply, params: Shapes, state: Shapes, inputs
             return f"with fewer of them the network does not run: {next(iter(str(error).strip().splitlines()), '')}"
         if found.outputs != reading.outputs:
             return "with fewer of them the network gives outputs of another shape"
+        if found.numbers != reading.numbers:
+            return "the network computes with their number"
         # Of two channels one is left, which is no group.
         wanted = {_members(group): group.size - 1 for group in those if group.size > 2}
         now = {_members(group): group.size for group in found.groups if group.fixed is None}

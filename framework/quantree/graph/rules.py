@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ ELEMENTWISE = (
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
 WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
 ORDERED = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "rev", "top_k", "argmax", "argmin")
+LINEAR = (
+    "broadcast_in_dim", "concatenate", "conv_general_dilated", "convert_element_type", "copy", "copy_p", "dot_general",
+    "dynamic_slice", "gather", "neg", "optimization_barrier", "pad", "real", "reduce_sum", "reshape", "rev", "slice",
+    "split", "squeeze", "stack", "stop_gradient", "tile", "transpose",
+)
+LOOPS = ("scan", "while", "cond")
 # fmt: on
 _PLACE = "they are positions, not channels"
 _LOOP = "a loop runs along them"
@@ -32,10 +39,27 @@ _LOOP = "a loop runs along them"
 
 def apply_rule(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
     """The outputs of one operation."""
-    outputs = RULES.get(eqn.primitive.name, _unknown)(walk, eqn, given)
+    name = eqn.primitive.name
+    outputs = RULES.get(name, _unknown)(walk, eqn, given)
+    if name not in LOOPS and not _is_linear(name, given):
+        outputs = [replace(output, linear=False) for output in outputs]
     for output, var in zip(outputs, eqn.outvars, strict=True):
         assert output.shape == var.aval.shape, (eqn, output.shape)
     return outputs
+
+
+def _is_linear(name: str, given: Sequence[Value]) -> bool:
+    """Whether an operation keeps what is linear in its leaves so."""
+    from_leaves = [bool(value.sources - {INPUT}) for value in given]
+    if not all(value.linear for value in given):
+        return False
+    if name in ("add", "sub", "add_any"):
+        return all(from_leaves)
+    if name == "mul":
+        return sum(from_leaves) <= 1
+    if name == "div":
+        return not from_leaves[1]
+    return name in LINEAR
 
 
 def _rule(*names: str) -> Callable[[Rule], Rule]:
@@ -56,7 +80,7 @@ def _unknown(walk: Walk, eqn: Any, given: list[Value]) -> list[Value]:
 
 def _made(given: Sequence[Value], *axes: Labels) -> Value:
     """What is computed from all of these."""
-    return Value(axes, frozenset().union(*(value.sources for value in given)))
+    return Value(axes, frozenset().union(*(value.sources for value in given)))  # `apply_rule` says whether linear
 
 
 @_rule(*ELEMENTWISE)

@@ -32,11 +32,13 @@ INPUT = ""  # stands for the inputs of the network among paths of leaves
 @dataclass(frozen=True, eq=False)
 class Value:
     """One array of the program: a term for every index of every axis, and what it was computed from: paths of leaves,
-    `INPUT` for the inputs of the network, and nothing for the program's own numbers.
+    `INPUT` for the inputs of the network, and nothing for the program's own numbers. linear: whether it is a sum of
+    those leaves' numbers times others.
     """
 
     axes: tuple[Labels, ...]
     sources: frozenset[str] = frozenset()
+    linear: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,12 +68,15 @@ class Contraction:
 
 @dataclass
 class Walk:
-    """What is known while a program is read. rule: gives the outputs of one operation."""
+    """What is known while a program is read. rule: gives the outputs of one operation. numbers: single ones that are
+    written into the program, in its order.
+    """
 
     rule: "Callable[[Walk, Any, list[Value]], list[Value]]"
     terms: Terms = field(default_factory=Terms)
     contractions: list[Contraction] = field(default_factory=list)
     first_use: dict[str, int] = field(default_factory=dict)
+    numbers: list[str] = field(default_factory=list)
     _sites: int = 0
     _loops: int = 0
 
@@ -117,6 +122,8 @@ class Walk:
         ):
             for axis in summed[0]:
                 self.terms.tie(left.axes[axis], "they are summed over in a product of two activations, or two weights")
+        if left.is_weights and right.is_weights:
+            return  # another kernel; what it does to channels is seen where it meets activations
         for own, (weights, activations) in enumerate(((left, right), (right, left))):
             gone = tuple(weights.axes[axis] for axis in summed[own])
             along = {*summed[own], *shared[own]}
@@ -129,6 +136,9 @@ class Walk:
     ) -> None:
         """Keeps a contraction, if `weights` are any."""
         if weights.is_weights:
+            for labels in () if weights.linear else summed:
+                # The sum of two kernels' rows would not give the sum of what they give.
+                self.terms.tie(labels, "what sums over them is no linear function of its weights")
             site = self._sites - 1 if not self._loops and INPUT in activations.sources else None
             self.contractions.append(Contraction(weights.sources, summed, free, activations, site, operand))
 
@@ -137,6 +147,8 @@ class Walk:
         if jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended):
             return Value(tuple(self.still(n, "they are random keys") for n in array.shape))
         array = np.asarray(array)
+        if array.size == 1:
+            self.numbers.append(repr(array.item()))
         return Value(tuple(self._constant_axis(array, axis) for axis in range(array.ndim)))
 
     def _constant_axis(self, array: np.ndarray, axis: int) -> Labels:

@@ -23,6 +23,7 @@ from quantree.transforms.effective import filters, means, rows
 from quantree.transforms.narrowed import assert_runs, parameters, shrinkable, without_others
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[dict[str, Share], Field(min_length=1)]
 
 _COMPARED = 4096  # samples of each channel whose activations are compared
 _REGRESSED = 1 << 16  # samples from which `outgoing` learns
@@ -71,7 +72,7 @@ class Merge(Transform):
     linkage: Literal["ward", "average", "random"] = Field(
         default="ward", description="how far two clusters are apart; or clusters drawn at random"
     )
-    keep: Share | dict[str, Share] | None = Field(
+    keep: Share | Shares | None = Field(
         default=None, description="share of channels kept in each group: one number, or pattern -> number"
     )
     distance: float | None = Field(

@@ -22,6 +22,7 @@ from quantree.transforms.narrowed import assert_runs, shrinkable, without_others
 from quantree.transforms.scores import Norm, Score, least, score
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[dict[str, Share], Field(min_length=1)]
 
 _ROWS = 1 << 16  # of activations that one batch gives to the regression
 
@@ -58,7 +59,7 @@ class Remove(Transform):
         "its weights are from those of the others",
     )
     norm: Norm = Field(default="l2", description="norm of weights or scales, and of the distance between weights")
-    keep: Share | dict[str, Share] | None = Field(
+    keep: Share | Shares | None = Field(
         default=None, description="share of channels kept in each group: one number, or pattern -> number"
     )
     threshold: float | None = Field(
