@@ -23,7 +23,7 @@ from experiments.papers.random_files import files
 from experiments.papers.regimes import count, cut, regimes, shapes
 from experiments.papers.sheet import Flag, Made, Sheet, command
 from experiments.report.rows import Trial
-from quantree.encodings import SubVectors
+from quantree.encodings import KernelSlices, SubVectors
 
 PAPER = load(Martinez2021, "martinez2021")
 PERMUTE = "permute"  # the stage
@@ -67,7 +67,7 @@ def _closed(row: Accuracy) -> float:
 def _alike(found: Found) -> bool:
     """Whether it is the paper's method or a part of it: sub-vectors of a residual network that classifies."""
     setting = found.setting
-    vectors = SubVectors.name in kinds(setting.first)
+    vectors = not kinds(setting.first).isdisjoint((SubVectors.name, KernelSlices.name))
     return vectors and setting.first.model.startswith("resnet") and setting.panel.percent
 
 
