@@ -74,7 +74,10 @@ def _measured(trials: Sequence[Trial], chosen: Any) -> dict[str, Errors]:
         number = points[trial.method].index(written) + 1
         name = trial.method if number == 1 else f"{trial.method} {number}"
         if names.setdefault(json.dumps(begin), name) == name:
-            errors[name].append(_of(trial, len(begin), chosen))
+            try:
+                errors[name].append(_of(trial, len(begin), chosen))
+            except QuantreeError as error:
+                raise QuantreeError(f"recipe {name!r}, seed {trial.baseline.seed}: {error}") from None
     return {
         name: {leaf: float(np.mean([each[leaf] for each in found])) for leaf in found[0]}
         for name, found in errors.items()

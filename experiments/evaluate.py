@@ -47,7 +47,7 @@ def _measured(file: Path, config: Path, overrides: Sequence[str], data_dir: Path
     if file.suffix == ".qtree":
         compressed = storage.load(file)
         model = Model(compressed.decode(), unflatten(compressed.state))
-        size, narrower = file.stat().st_size, compressed.narrower
+        size, narrower = file.stat().st_size, compressed.narrower and compressed.dense_bytes == fresh.dense_bytes
     else:
         found = Imported.at(Path(), Checkpoint(file=str(file)))
         size, narrower, model = None, False, found.read()

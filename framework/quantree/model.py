@@ -200,6 +200,12 @@ def to_nnx(module: nnx.Module, params: Tree, state: Tree, narrower: bool = False
     return filled
 
 
+def dense_bytes(module: nnx.Module) -> int:
+    """Bytes of a module's parameters and stored state, as `Model.dense_bytes` counts them."""
+    _, params, _, state = _split(module)
+    return sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves((params, state)))
+
+
 def told(value: Any) -> str:
     """What something is, for an error: the class itself is told from an instance of it."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

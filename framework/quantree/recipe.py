@@ -11,7 +11,7 @@ from pydantic import Field
 
 from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
 from quantree.encodings import Coded, Compressed, Encoding
-from quantree.errors import ConfigError, DataError, LeafError, QuantreeError
+from quantree.errors import ConfigError, DataError, QuantreeError
 from quantree.model import Apply, Model, told
 from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, freeze, validate
@@ -122,10 +122,10 @@ class Recipe(Config):
         place = None if folder is None else folder / f"stage-{index}"
         try:
             after = stage.run(compressed, Context(model, jax.random.fold_in(key, index), data, place))
-        except LeafError as error:
-            raise LeafError(f"stage {index} ({stage.name}): {error}") from None
         except ConfigError as error:
             raise ConfigError(f"stage {index} ({stage.name}): {error}", error.value) from None
+        except QuantreeError as error:
+            raise type(error)(f"stage {index} ({stage.name}): {error}") from error.__cause__
         _assert_kept(compressed, after, stage, index)
         return after
 

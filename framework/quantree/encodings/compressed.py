@@ -13,7 +13,7 @@ from quantree.encodings.base import Codebook, Encoding, static
 from quantree.encodings.coded import Coded
 from quantree.encodings.plain import Raw
 from quantree.errors import ConfigError, FormatError, QuantreeError, nearest
-from quantree.model import Flat, Layout, Model, Tree, flatten, to_nnx, unflatten
+from quantree.model import Flat, Layout, Model, Tree, dense_bytes, flatten, to_nnx, unflatten
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -53,10 +53,11 @@ class Compressed:
         return sum(sizes) < self.dense_bytes
 
     def to_nnx(self, module: "nnx.Module") -> "nnx.Module":
-        """A copy of `module` that holds the decoded parameters and the state; it has the widths of a model that is
-        `narrower` than its baseline. `LeafError` names the first leaf that does not fit the module.
+        """A copy of `module` that holds the decoded parameters and the state. `LeafError` names the first leaf that
+        does not fit it. Of a model that is `narrower` than its baseline, a module as large as that gets the widths.
         """
-        return to_nnx(module, self.decode(), unflatten(self.state), self.narrower)
+        narrower = self.narrower and dense_bytes(module) == self.dense_bytes
+        return to_nnx(module, self.decode(), unflatten(self.state), narrower)
 
     def to_linen(self) -> Tree:
         """The variables of a Linen module, for `module.apply`: collection `params`, and those of the state.

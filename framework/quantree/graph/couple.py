@@ -56,7 +56,8 @@ class Graph:
         taps = self.taps.get(group.name, ())
         if not taps:
             raise QuantreeError(
-                f"{group.name}: no kernel outside a loop sums over these channels, so none can be watched"
+                f"{group.name}: no kernel outside a loop sums over these channels, so what it sees can't be watched; "
+                "leave the group out of `match`, or use settings that look at weights alone"
             )
         found = _watched(self.apply, tuple((tap.site, tap.operand) for tap in taps))(params, state, inputs)
         parts = []
@@ -92,7 +93,10 @@ def coupled(compressed: Compressed, network: Network, stage: str) -> Graph:
     `QuantreeError` if there is no function to trace, `DataError` if there are no inputs; both name the stage.
     """
     if network.model.apply is None:
-        raise QuantreeError(f"stage {stage!r} follows the channels of a network, and a bare checkpoint has no `apply`")
+        raise QuantreeError(
+            f"stage {stage!r} follows the channels of a network, and a bare checkpoint has no `apply`: "
+            "make the model in Python, from_nnx(module) or from_linen(module, variables)"
+        )
     batch = None if network.data is None else next(iter(network.data.validation(_TRACED)), None)
     if batch is None:
         raise DataError(f"stage {stage!r} needs the shape of an input: give `data` to Recipe.run")

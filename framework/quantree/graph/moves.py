@@ -16,8 +16,9 @@ _Change = Callable[[np.ndarray, Member], np.ndarray]
 def reorder(compressed: Compressed, group: Group, order: np.ndarray) -> Compressed:
     """The same network with channel `order[i]` in the place of channel i, bit for bit; order [channels].
 
-    `LeafError` if a member has been quantized by an earlier stage.
+    `LeafError` if the group is fixed or of another network, or a member has been quantized by an earlier stage.
     """
+    _assert_may(group, group.fixed, "permuted")
     order = np.asarray(order)
     if not np.array_equal(np.sort(order), np.arange(group.size)):
         raise LeafError(f"{group.name}: {order} is no order of {group.size} channels")
@@ -42,8 +43,10 @@ def shrink(
     kept: [new] ascending channels, whose places the new ones take. incoming: [new, channels], new channels as sums of
     old ones in what makes them or has a number for each (rows of a mean); outgoing: the same in what sums over them.
     None: the values of those kept. Sums are worked out in float64 and rounded to the dtype of the leaf.
-    `LeafError` if a member has been quantized by an earlier stage.
+    `LeafError` if the group is fixed or tied or of another network, if a member has been quantized by an earlier stage,
+    or if numbers that are summed are NaN or infinite.
     """
+    _assert_may(group, group.fixed or group.tied, "merged or removed")
     kept = np.asarray(kept)
     if kept.size == 0 or (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= group.size:
         raise LeafError(f"{group.name}: {kept} are no ascending channels of {group.size}")
@@ -54,6 +57,9 @@ def shrink(
         if mix is not None:
             rows = np.moveaxis(array, axis, 0)
             values = rows.astype(np.float64)
+            bad = np.count_nonzero(~np.isfinite(values))
+            if bad:  # zero times NaN is NaN
+                raise LeafError(f"{member.path}: {bad} numbers are NaN or infinite")
             for place in places.T:
                 values[place[kept]] = np.tensordot(mix, rows[place].astype(np.float64), 1)
             array = np.moveaxis(values, 0, axis)
@@ -75,6 +81,7 @@ def _changed(compressed: Compressed, group: Group, values: _Change, masks: _Chan
     leaves: dict[str, Encoding] = {}
     state = dict(compressed.state)
     for member in group.members:
+        _assert_there(compressed, member)
         if member.state:
             state[member.path] = jnp.asarray(values(np.asarray(state[member.path]), member))
             continue
@@ -88,3 +95,17 @@ def _changed(compressed: Compressed, group: Group, values: _Change, masks: _Chan
             raise LeafError(f"{member.path}: it is {leaf.name} already; put this stage before the one that made it so")
         leaves[member.path] = new
     return compressed.replace(leaves, state=state)
+
+
+def _assert_may(group: Group, reason: str | None, done: str) -> None:
+    if reason is not None:
+        raise LeafError(f"{group.name}: its channels can't be {done}: {reason}")
+
+
+def _assert_there(compressed: Compressed, member: Member) -> None:
+    arrays = compressed.state if member.state else compressed.leaves
+    shape = arrays[member.path].shape if member.path in arrays else ()
+    if member.axis >= len(shape) or member.places.max() >= shape[member.axis]:
+        raise LeafError(
+            f"{member.path}: the graph is of another network, or of this one before its channels changed; read it again"
+        )

@@ -106,7 +106,9 @@ def rows(compressed: Compressed, member: Member) -> np.ndarray:
         leaf = compressed.leaves[member.path]
         if not isinstance(leaf, Raw | Pruned) or not is_float_leaf(leaf):
             raise LeafError(
-                f"{member.path}: it is {leaf.name} {leaf.dtype} already; put this stage before the one that made it so"
+                f"{member.path}: it is {leaf.name} already; put this stage before the one that made it so"
+                if is_float_leaf(leaf)
+                else f"{member.path}: it holds {leaf.dtype}, no floats"
             )
         value = np.asarray(leaf.decode({}))
     value = value.astype(np.float64)

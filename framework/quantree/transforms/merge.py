@@ -35,10 +35,10 @@ class Merge(Transform):
     """Neuron agglomerative clustering (Wang et al. 2020, Sensors 20, 6033): channels that act alike become one.
 
     Channels of a group are clustered, and each cluster becomes its mean in all that makes the channels, while what sums
-    over them gets the sum of their weights; equal channels merge without a change of what the network computes. Which
-    arrays a channel belongs to is read off the network (`quantree.graph`); names are those of its groups. Groups follow
-    each other in the order of the network, and each sees what the mergers before it have left. Iterative merging is
-    merge, finetune, merge, finetune.
+    over them gets the sum of their weights; equal channels merge without a change of what the network computes (but for
+    the ridge of `least_squares`). Which arrays a channel belongs to is read off the network (`quantree.graph`); names
+    are those of its groups. Groups follow each other in the order of the network, and each sees what the mergers before
+    it have left. Iterative merging is merge, finetune, merge, finetune.
 
     outgoing: `sum` is that of the paper: channels count alike, and a weak one that meets a strong one halves it.
     `scaled` compares directions only, in which each channel weighs what it brings to the layers behind (the square of
@@ -73,7 +73,8 @@ class Merge(Transform):
         default="ward", description="how far two clusters are apart; or clusters drawn at random"
     )
     keep: Share | Shares | None = Field(
-        default=None, description="share of channels kept in each group: one number, or pattern -> number"
+        default=None,
+        description="share of channels kept in each group: one number, or pattern -> number (first match wins)",
     )
     distance: float | None = Field(
         default=None,

@@ -1,7 +1,6 @@
 """What transforms that merge or remove channels have in common: the groups that they take, and the narrower network."""
 
 import dataclasses
-import fnmatch
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -18,21 +17,25 @@ _TRIED = 2  # examples
 
 
 def shrinkable(graph: Graph, patterns: Sequence[str] | None, done: str) -> list[Group]:
-    """Groups that fit the patterns, or all whose channels may go; done: what is done to them, such as "removed".
+    """Groups that fit the patterns and whose channels may go, or all such; done: what is done to them, like "removed".
 
-    `ConfigError` if a pattern fits none, or one whose channels may not go; it says why.
+    `ConfigError` if a pattern fits none of them, or is the name of another; it says why.
     """
     if patterns is None:
         if not graph.shrinkable:
             raise ConfigError(f"the network has no group whose channels can be {done}; `quantree.graph` tells why")
         return list(graph.shrinkable)
-    found = named(patterns, graph.groups)
-    for group in found:
-        reason = group.fixed or group.tied
-        if reason is not None:
-            pattern = next(pattern for pattern in patterns if fnmatch.fnmatchcase(group.name, pattern))
-            raise ConfigError(f"{group.name}: its channels can't be {done}: {reason}", pattern)
-    return found
+    taken = dict[str, Group]()
+    for pattern in patterns:
+        fits = named((pattern,), graph.groups)
+        free = [group for group in fits if group.fixed is None and group.tied is None]
+        # A pattern stands for those that may; a name for the one that it says.
+        refused = next((group for group in fits if group not in free and (not free or group.name == pattern)), None)
+        if refused is not None:
+            reason = refused.fixed or refused.tied
+            raise ConfigError(f"{refused.name}: its channels can't be {done}: {reason}", pattern)
+        taken |= {group.name: group for group in free}
+    return [group for group in graph.groups if group.name in taken]
 
 
 def parameters(compressed: Compressed, groups: Sequence[Group], widths: Mapping[str, int]) -> int:

@@ -120,13 +120,20 @@ class Permute(Transform):
                 told = f": {reasons[0]}" if reasons else "; `quantree.graph` tells why none can be moved"
                 raise ConfigError(f"the network has no group of channels whose order matters{told}")
             return taken
-        taken = named(self.match, graph.groups)
-        for group in taken:
-            reason = group.fixed or (None if self._children(group, compressed) else self._reason(group, compressed))
-            if reason is not None:
-                pattern = next(pattern for pattern in self.match if fnmatch.fnmatchcase(group.name, pattern))
-                raise ConfigError(f"{group.name}: there is no better order of its channels: {reason}", pattern)
-        return taken
+        found = set[str]()
+        for pattern in self.match:
+            fits = named((pattern,), graph.groups)
+            reasons = {group.name: group.fixed or self._pointless(group, compressed) for group in fits}
+            movable = {name for name, reason in reasons.items() if reason is None}
+            # A pattern stands for those that gain something; a name for the one that it says.
+            refused = next((name for name in reasons if name not in movable and (not movable or name == pattern)), None)
+            if refused is not None:
+                raise ConfigError(f"{refused}: there is no better order of its channels: {reasons[refused]}", pattern)
+            found |= movable
+        return [group for group in graph.groups if group.name in found]
+
+    def _pointless(self, group: Group, compressed: Compressed) -> str | None:
+        return None if self._children(group, compressed) else self._reason(group, compressed)
 
     def _children(self, group: Group, compressed: Compressed) -> list[Child]:
         """Leaves that count, in which the order of the group matters."""

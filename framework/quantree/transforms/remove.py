@@ -60,7 +60,8 @@ class Remove(Transform):
     )
     norm: Norm = Field(default="l2", description="norm of weights or scales, and of the distance between weights")
     keep: Share | Shares | None = Field(
-        default=None, description="share of channels kept in each group: one number, or pattern -> number"
+        default=None,
+        description="share of channels kept in each group: one number, or pattern -> number (first match wins)",
     )
     threshold: float | None = Field(
         default=None, ge=0, lt=1, description="channels up to this share of the group's largest score go, such as 0.01"
