@@ -371,3 +371,6 @@ def test_only_a_narrower_model_may_have_other_shapes_than_a_module() -> None:
     ):
         with pytest.raises(LeafError, match=f"layers/0/bias: the module wants shape {told}"):
             compressed.to_nnx(wrong)
+    # The baseline was no wider network than this one, so these are not its widths.
+    with pytest.raises(LeafError, match=r"the module wants shape \(16,\), the model has shape \(4,\)"):
+        half.to_nnx(module(16, 16))

@@ -1,5 +1,7 @@
 """Moving and merging the channels of a group that was written by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +113,24 @@ def test_quantized_leaves_are_refused() -> None:
     for change in (lambda: reorder(coded, group, ORDER), lambda: shrink(coded, group, np.arange(3))):
         with pytest.raises(LeafError, match=r"w2: it is .* already; put this stage before the one that made it so"):
             change()
+
+
+def test_what_is_not_a_number_does_not_spread_over_what_is_summed() -> None:
+    broken = Compressed.from_model(qt.from_params({"w1": W1, "b1": B1, "w2": np.where(W2[3] == W2, np.nan, W2)}))
+    group = Group("w1", tuple(member for member in GROUP.members if not member.state))
+    with pytest.raises(LeafError, match="w2: 3 numbers are NaN or infinite"):
+        shrink(broken, group, np.arange(4), outgoing=np.eye(4, 5))
+    assert np.isnan(np.asarray(shrink(broken, group, np.arange(4)).decode()["w2"])).sum() == 3
+
+
+def test_groups_that_may_not_change_and_those_of_another_network_are_refused() -> None:
+    with pytest.raises(LeafError, match="w1: its channels can't be permuted: an output"):
+        reorder(net(), dataclasses.replace(GROUP, fixed="an output"), ORDER)
+    with pytest.raises(LeafError, match="w1: its channels can't be merged or removed: padded"):
+        shrink(net(), dataclasses.replace(GROUP, tied="padded"), np.arange(4))
+    less = shrink(net(), GROUP, np.arange(4))
+    with pytest.raises(LeafError, match="w1: the graph is of another network, or of this one before its channels"):
+        reorder(less, GROUP, ORDER)
+    other = Compressed.from_model(qt.from_params({"w1": W1}))
+    with pytest.raises(LeafError, match="b1: the graph is of another network"):
+        reorder(other, GROUP, ORDER)
