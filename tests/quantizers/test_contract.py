@@ -40,7 +40,7 @@ def test_a_learner_that_breaks_its_contract_is_named(table: Any, codes: np.ndarr
                 return Table(jnp.full((1, 3, 1), jnp.nan) if table is None else jnp.zeros(table)), jnp.asarray(codes)
 
         recipe = Recipe(stages=(Quantize(learner=Broken()),))
-        with pytest.raises(PluginError, match=f"^a: learner 'broken' gave .*{told}"):
+        with pytest.raises(PluginError, match=rf"^stage 0 \(quantize\): a: learner 'broken' gave .*{told}"):
             recipe.run(qt.from_params({"a": WEIGHTS}), key=KEY)
 
 
@@ -71,7 +71,7 @@ def learner_that_gives(found: Any) -> Learner:
 )
 def test_a_learner_that_gives_something_else_is_told_what_was_expected(found: Any, told: str) -> None:
     recipe = Recipe(stages=(Quantize(learner=learner_that_gives(found)),))
-    with pytest.raises(PluginError, match=f"^a: learner '' gave {told}"):
+    with pytest.raises(PluginError, match=rf"^stage 0 \(quantize\): a: learner '' gave {told}"):
         recipe.run(qt.from_params({"a": WEIGHTS}), key=KEY)
 
 
