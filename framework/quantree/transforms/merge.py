@@ -2,9 +2,8 @@
 
 import bisect
 import dataclasses
-import fnmatch
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,16 @@ from quantree.model import unflatten
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform
 from quantree.transforms.effective import filters, means, rows
-from quantree.transforms.narrowed import assert_runs, parameters, shrinkable, without_others
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Shares = Annotated[dict[str, Share], Field(min_length=1)]
+from quantree.transforms.narrowed import (
+    Share,
+    Shares,
+    asked,
+    assert_runs,
+    channels_left,
+    parameters,
+    shrinkable,
+    without_others,
+)
 
 _COMPARED = 4096  # samples of each channel whose activations are compared
 _REGRESSED = 1 << 16  # samples from which `outgoing` learns
@@ -108,7 +113,7 @@ class Merge(Transform):
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
-        groups = shrinkable(graph, tuple(self.keep) if isinstance(self.keep, dict) else self.match, "merged")
+        groups = shrinkable(graph, asked(self.match, self.keep), "merged")
         looks = self.features == "activations" or self.outgoing != "sum"
         seen = _Seen(graph, *self._examples(context)) if looks else None
         widths = {} if self.parameters is None else self._divided(compressed, groups, seen)
@@ -116,7 +121,8 @@ class Merge(Transform):
         whole, kept = compressed, dict[str, np.ndarray]()
         for number, group in enumerate(groups):
             points, weights = self._points(whole, group, seen)
-            width = widths.get(group.name, self._kept(group))
+            left = None if self.keep is None else channels_left(self.keep, group)
+            width = widths.get(group.name, left)
             codes = self._clusters(points, weights, width, jax.random.fold_in(context.key, number))
             first = np.unique(codes, return_index=True)[1]
             if first.size < group.size:
@@ -128,13 +134,6 @@ class Merge(Transform):
         )
         assert_runs(after, context, f"merge: channels that are left: {changes}")
         return after
-
-    def _kept(self, group: Group) -> int | None:
-        """How many channels of a group its share is; None if there is no share."""
-        share = self.keep
-        if isinstance(share, dict):
-            share = next(value for pattern, value in share.items() if fnmatch.fnmatchcase(group.name, pattern))
-        return None if share is None else max(1, round(share * group.size))
 
     def _examples(self, context: Context) -> tuple[Any, int]:
         """(inputs, seed) of one training batch."""

@@ -1,19 +1,36 @@
 """What transforms that merge or remove channels have in common: the groups that they take, and the narrower network."""
 
 import dataclasses
+import fnmatch
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
+from pydantic import Field
 
 from quantree.encodings import Compressed
 from quantree.errors import ConfigError, DataError, QuantreeError
 from quantree.graph import Graph, Group, named, shrink
 from quantree.model import unflatten
-from quantree.stage import Context
+from quantree.stage import Context, Patterns
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[dict[str, Share], Field(min_length=1)]
 _TRIED = 2  # examples
+
+
+def asked(match: Patterns | None, keep: float | dict[str, float] | None) -> Sequence[str] | None:
+    """The patterns of groups that a stage was given: those of `keep`, if it has any; None: it names none."""
+    return tuple(keep) if isinstance(keep, dict) else match
+
+
+def channels_left(keep: float | dict[str, float], group: Group) -> int:
+    """How many channels of a group stay, at least one, by a share or that of the first pattern that fits its name."""
+    if isinstance(keep, dict):
+        keep = next(value for pattern, value in keep.items() if fnmatch.fnmatchcase(group.name, pattern))
+    return max(1, round(keep * group.size))
 
 
 def shrinkable(graph: Graph, patterns: Sequence[str] | None, done: str) -> list[Group]:

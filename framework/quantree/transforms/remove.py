@@ -1,9 +1,8 @@
 """Removing filters and neurons: whole channels go, with all that belongs to them."""
 
-import fnmatch
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -18,11 +17,8 @@ from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform
 from quantree.task import prefetch
 from quantree.transforms.constant_parts import fold_constants
-from quantree.transforms.narrowed import assert_runs, shrinkable, without_others
+from quantree.transforms.narrowed import Share, Shares, asked, assert_runs, channels_left, shrinkable, without_others
 from quantree.transforms.scores import Norm, Score, least, score
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Shares = Annotated[dict[str, Share], Field(min_length=1)]
 
 _ROWS = 1 << 16  # of activations that one batch gives to the regression
 
@@ -93,7 +89,7 @@ class Remove(Transform):
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
-        groups = shrinkable(graph, tuple(self.keep) if isinstance(self.keep, dict) else self.match, "removed")
+        groups = shrinkable(graph, asked(self.match, self.keep), "removed")
         planned: Mapping[str, np.ndarray] = {}
         if self.parameters is not None:
             scores = {group.name: score(compressed, group, self.score, self.norm) for group in groups}
@@ -118,11 +114,8 @@ class Remove(Transform):
         if self.threshold is not None:
             stays = scores > self.threshold * scores.max()
             return np.flatnonzero(stays) if stays.any() else np.zeros(1, np.int64)
-        share = self.keep
-        if isinstance(share, dict):
-            share = next(value for pattern, value in share.items() if fnmatch.fnmatchcase(group.name, pattern))
-        assert share is not None
-        count = max(1, round(share * group.size))
+        assert self.keep is not None
+        count = channels_left(self.keep, group)
         return np.sort(np.argsort(-scores, kind="stable")[:count])
 
     def _cut_off(
