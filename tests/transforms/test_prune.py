@@ -180,3 +180,58 @@ def test_pruning_after_quantizing_is_an_error_that_says_what_to_do() -> None:
     recipe = Recipe.from_config([{"kind": "kmeans", "k": 2}, {"kind": "prune", "density": 0.5}])
     with pytest.raises(ConfigError, match=r"stage 1 \(prune\): a: an earlier stage quantizes it; prune, then quantize"):
         recipe.run(qt.from_params({"a": A}), key=jax.random.key(0))
+
+
+def blocks_of(value: np.ndarray, d: int) -> np.ndarray:
+    """Rows along the inputs cut in pieces of d, outputs first, [m, d]; what is missing of the last one is NaN."""
+    rows = value.reshape(-1, value.shape[-1]).T if value.ndim < 4 else np.moveaxis(value, (-1, -2), (0, 1))
+    rows = rows.reshape(value.shape[-1], -1).astype(np.float64)
+    short = -rows.shape[1] % d
+    return np.pad(rows, ((0, 0), (0, short)), constant_values=np.nan).reshape(-1, d)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "lamp"])
+@pytest.mark.parametrize(
+    ("shape", "blocking", "d"),
+    [
+        ((10, 6), {"kind": "sub_vectors", "d": 4}, 4),
+        ((3, 3, 4, 5), {"kind": "kernel_slices", "slices": 1}, 9),
+        ((1, 1, 8, 5), {"kind": "kernel_slices", "d": 4}, 4),
+    ],
+)
+def test_blocks_are_kept_or_pruned_whole(shape: tuple[int, ...], blocking: Any, d: int, score: str) -> None:
+    value = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    kept = run({"density": 0.4, "blocking": blocking, "score": score}, net={"a": value})["a"] != 0
+    blocks = np.nanmean(blocks_of(value, d) ** 2, axis=1)
+    held = np.nanmean(blocks_of(kept, d), axis=1)
+    assert set(held) == {0, 1}
+    np.testing.assert_array_equal(held == 1, blocks > blocks[held == 0].max())
+    assert abs(kept.mean() - 0.4) < d / value.size + 0.02
+
+
+def test_blocks_of_all_leaves_share_a_global_threshold() -> None:
+    net = {"a": A, "k": np.random.default_rng(2).normal(size=(3, 3, 2, 4)).astype(np.float32) / 2}
+    pruned = run({"density": 0.5, "scope": "global", "blocking": {"kind": "kernel_slices", "d": 2}}, net=net)
+    means = {"a": np.nanmean(blocks_of(A, 2) ** 2, axis=1), "k": np.nanmean(blocks_of(net["k"], 9) ** 2, axis=1)}
+    held = {"a": blocks_of(pruned["a"] != 0, 2)[:, 0] == 1, "k": blocks_of(pruned["k"] != 0, 9)[:, 0] == 1}
+    least = min(means[name][held[name]].min() for name in net)
+    assert all(means[name][~held[name]].max() < least for name in net)
+    assert sum(np.count_nonzero(value) for value in pruned.values() if value.ndim > 1) >= 0.5 * 152
+
+
+def test_pruned_blocks_are_one_centroid_for_a_quantizer_that_cuts_alike() -> None:
+    blocking = {"kind": "sub_vectors", "d": 2}
+    stages = [
+        {"kind": "prune", "density": 0.4, "blocking": blocking},
+        {"kind": "quantize", "blocking": blocking, "learner": {"kind": "kmeans", "k": 4}, "release_mask": True},
+    ]
+    coded = Recipe.from_config(stages).run(qt.from_params({"a": A}), key=jax.random.key(0))
+    value = np.asarray(coded.decode()["a"])
+    assert np.mean(np.abs(blocks_of(value, 2)).max(axis=1) < 0.2) >= 0.55
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_squares_of_blocks_neither_vanish_nor_overflow(scale: float) -> None:
+    rule = {"density": 0.5, "blocking": {"kind": "sub_vectors", "d": 2}}
+    found = run(rule, net={"a": A * np.float32(scale)})["a"]
+    np.testing.assert_array_equal(found != 0, run(rule, net={"a": A})["a"] != 0)

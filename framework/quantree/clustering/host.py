@@ -65,7 +65,7 @@ def result(found: Outcome, real: np.ndarray | None, unit: float, weight_unit: fl
         history = history.astype(width)
     return KMeans(
         centroids=found.centroids * width.type(unit),
-        codes=jnp.asarray(codes),
+        codes=jax.device_put(codes),  # jnp.asarray would hold a third copy of them for a moment
         inertia=jnp.asarray(history[-1]),
         counts=jnp.asarray(_counts(codes if real is None else codes[real], settings.k), jnp.int32),
         steps=jnp.asarray(found.steps, jnp.int32),
