@@ -3,9 +3,10 @@
     python -m experiments.distortion CONFIG.yaml [dotted.key=value ...] --workdir DIR [--data-dir DIR] [--json]
 
 Runs each recipe up to its first stage that trains. A leaf's error is the sum of squares of what its quantizer changed,
-over that of the leaf, as a mean over the seeds; "in all" weighs the leaves by their energy. Of a grid the settings are
-numbered in its order. Baselines are taken from the work folder, or trained or imported into it. Exit status: 0, or 2
-after one line on standard error.
+over that of the leaf, as a mean over the seeds. Several leaves together are weighed by their energy: "along G" are
+those that sum over the channels of one group G of the network, which have one order in all of them; "in all" are all.
+Of a grid the settings are numbered in its order. Baselines are taken from the work folder, or trained or imported into it.
+Exit status: 0, or 2 after one line on standard error.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from experiments.sweep import plan
 from experiments.trial import Trial
 from quantree.encodings import Coded, Compressed
 from quantree.errors import QuantreeError
+from quantree.graph import coupled
+from quantree.stage import Context
 
 _ALL = "in all"
 Errors = dict[str, float]
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="replaces a value of the config")
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="where its baselines are, or go")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where data sets are; default: TFDS's")
-    parser.add_argument("--json", action="store_true", help="as JSON: recipe -> leaf -> error")
+    parser.add_argument("--json", action="store_true", help="as JSON: recipe -> leaf or group -> error")
     chosen = parser.parse_intermixed_args(arguments)
     try:
         loaded = load_experiment(chosen.config, chosen.overrides)
@@ -86,16 +89,15 @@ def _measured(trials: Sequence[Trial], chosen: Any) -> dict[str, Errors]:
 
 
 def _of(trial: Trial, stages: int, chosen: Any) -> Errors:
-    """Leaf -> error, after so many stages of a trial."""
+    """Leaf -> error, after so many stages of a trial; then groups, and all."""
     trained = obtain(trial.baseline, Store(chosen.workdir), chosen.data_dir)
+    key, data = jax.random.key(trial.baseline.seed), trained.splits.data
     compressed = Compressed.from_model(trained.model)
     lost: dict[str, float] = {}
     energy: dict[str, float] = {}
     for index in range(stages):
         before = compressed
-        compressed = trial.recipe.run_stage(
-            index, before, model=trained.model, key=jax.random.key(trial.baseline.seed), data=trained.splits.data
-        )
+        compressed = trial.recipe.run_stage(index, before, model=trained.model, key=key, data=data)
         for path, leaf in compressed.leaves.items():
             if isinstance(leaf, Coded) and not isinstance(old := before.leaves[path], Coded):
                 exact, coded = (
@@ -105,8 +107,16 @@ def _of(trial: Trial, stages: int, chosen: Any) -> Errors:
                 lost[path], energy[path] = float(np.sum((coded - exact) ** 2)), float(np.sum(exact**2))
     if not lost:
         return {}
-    found = {path: lost[path] / max(energy[path], 1e-300) for path in lost}
-    return {**found, _ALL: sum(lost.values()) / max(sum(energy.values()), 1e-300)}
+    together = {path: (path,) for path in lost}
+    for group in coupled(compressed, Context(trained.model, key, data), "distortion").groups:
+        readers = tuple(dict.fromkeys(member.path for member in group.having("consumer") if member.path in lost))
+        if len(readers) > 1:
+            together[f"along {group.name}"] = readers
+    together[_ALL] = tuple(lost)
+    return {
+        name: sum(lost[path] for path in paths) / max(sum(energy[path] for path in paths), 1e-300)
+        for name, paths in together.items()
+    }
 
 
 def _table(found: dict[str, Errors]) -> Table:

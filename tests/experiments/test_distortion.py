@@ -52,3 +52,39 @@ def test_errors_are_those_of_the_leaves_and_recipes_that_begin_alike_are_one(
     assert main([str(config), "--workdir", str(work)]) == 0
     told = capsys.readouterr().out
     assert "fc1/kernel" in told and f"{found['kmeans']['in all']:.5f}" in told
+
+
+TWO_READERS = """
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.stem = nnx.Linear(64, 6, rngs=rngs)
+        self.left, self.right = nnx.Linear(6, 10, rngs=rngs), nnx.Linear(6, 10, rngs=rngs)
+
+    def __call__(self, x):
+        h = nnx.relu(self.stem(x.reshape(len(x), -1)))
+        return self.left(h) + 3 * self.right(h)
+"""
+
+
+def test_leaves_that_share_an_order_of_channels_are_also_added_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, work = tmp_path / "c.yaml", tmp_path / "w"
+    (tmp_path / "net.py").write_text(TWO_READERS)
+    network = "plugins: [net.py]\nmodel: {kind: module, name: Net}"
+    config.write_text(
+        CONFIG.replace("model: {kind: mlp, hidden: [6]}", network)
+        .replace("match: fc1/kernel, ", "")
+        .replace("{grid: [2, 8]}", "2")
+        .replace("seeds: [0, 1]", "seeds: [0]")
+    )
+    assert main([str(config), "--workdir", str(work), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["kmeans"]
+    trial = next(trial for trial in plan(load_experiment(config)) if trial.method == "kmeans")
+    params = obtain(trial.baseline, Store(work)).model.params
+    energy = {name: np.sum(np.asarray(params[name]["kernel"], np.float64) ** 2) for name in ("left", "right")}
+    together = sum(found[f"{name}/kernel"] * energy[name] for name in energy) / sum(energy.values())
+    assert [name for name in found if name.startswith("along ")] == ["along stem"]
+    assert found["along stem"] == pytest.approx(together)
