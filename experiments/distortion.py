@@ -5,8 +5,8 @@
 Runs each recipe up to its first stage that trains. A leaf's error is the sum of squares of what its quantizer changed,
 over that of the leaf, as a mean over the seeds. Several leaves together are weighed by their energy: "along G" are
 those that sum over the channels of one group G of the network, which have one order in all of them; "in all" are all.
-Of a grid the settings are numbered in its order. Baselines are taken from the work folder, or trained or imported into it.
-Exit status: 0, or 2 after one line on standard error.
+Of a grid the settings are numbered in its order. Baselines are taken from the work folder, or trained or imported into
+it. Exit status: 0, or 2 after one line on standard error.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def _of(trial: Trial, stages: int, chosen: Any) -> Errors:
                 lost[path], energy[path] = float(np.sum((coded - exact) ** 2)), float(np.sum(exact**2))
     if not lost:
         return {}
-    together = {path: (path,) for path in lost}
+    together: dict[str, tuple[str, ...]] = {path: (path,) for path in lost}
     for group in coupled(compressed, Context(trained.model, key, data), "distortion").groups:
         readers = tuple(dict.fromkeys(member.path for member in group.having("consumer") if member.path in lost))
         if len(readers) > 1:
