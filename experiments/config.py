@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.data import DataConfig
 from experiments.data.dataset import source_named
+from experiments.data.source import Source
 from experiments.execution import Execution
 from experiments.grid import GRID, expand, forbid, misspelt, set_part
 from experiments.imported import Checkpoint
@@ -26,6 +27,7 @@ from experiments.zoo import Network
 from quantree import registry
 from quantree.encodings import Compressed
 from quantree.errors import ConfigError, DataError, PluginError, nearest
+from quantree.graph import Graph
 from quantree.model import Model, flatten
 from quantree.recipe import Recipe
 from quantree.recovery import Training
@@ -183,6 +185,11 @@ def _abstract(network: Network, shape: tuple[int, ...], classes: int) -> Model:
     return network.abstract(shape, classes)
 
 
+@functools.lru_cache(maxsize=8)
+def _graph(network: Network, source: Source) -> Graph:
+    return network.graph(source.shape, source.dtype, len(source.classes))
+
+
 def _check(document: Document, place: Location, experiment: Experiment, recipe: Recipe) -> None:
     """Holds a recipe against the network's leaves and validation against the data, before anything is trained."""
     source = source_named(experiment.data.name)
@@ -200,7 +207,7 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
             filters.over(Compressed.from_model(model).leaves)
         except ConfigError as error:
             raise document.error(("baseline", "filters", "match"), str(error)) from None
-    recipe.check(model, document.at(place), place)
+    recipe.check(model, document.at(place), place, lambda: _graph(experiment.model, source))  # pyright: ignore[reportArgumentType]
     if experiment.paper is not None:
         try:
             experiment.paper.check({path: len(leaf.shape) for path, leaf in flatten(model.params).items()})

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +22,7 @@ from experiments.report.chart import FAINT, INK
 from experiments.report.style import COLORS
 from experiments.report.tables import replacing
 from quantree.errors import QuantreeError
-from quantree.graph import Graph, couple
+from quantree.graph import Graph
 
 _FREE, _TIED = COLORS[0], COLORS[1]
 _WORDS = {_FREE: "may be permuted, merged and removed", _TIED: "may only be permuted"}
@@ -51,11 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _traced(config: Path, overrides: Sequence[str]) -> tuple[str, Graph]:
     experiment = load_experiment(config, overrides).points[0].experiment
     source = source_named(experiment.data.name)
-    model = experiment.model.model(0, source.shape, len(source.classes))
-    assert model.apply is not None
-    dtype = jnp.int32 if source.highest is None else jnp.float32
-    graph = couple(model.apply, model.params, model.state, jax.ShapeDtypeStruct((2, *source.shape), dtype))
-    return experiment.model.name, graph
+    return experiment.model.name, experiment.model.graph(source.shape, source.dtype, len(source.classes))
 
 
 def draw(graph: Graph, title: str) -> Figure:

@@ -32,6 +32,11 @@ class Source(Plugin, family="dataset"):
     official: ClassVar[bool] = False  # TFDS knows the set and can download it
     task: ClassVar[Task] = Classification()
 
+    @property
+    def dtype(self) -> type[np.number]:
+        """Of inputs as a network gets them."""
+        return np.int32 if self.highest is None else np.float32
+
     @abstractmethod
     def builder(self) -> type[Any]:
         """The `tfds.core.GeneratorBasedBuilder` with version and features; the official one where there is one."""

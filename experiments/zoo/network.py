@@ -1,12 +1,14 @@
 """The family of plug-ins that this folder holds one file each of: networks with fresh weights."""
 
 from abc import abstractmethod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
 from quantree.errors import ConfigError
+from quantree.graph import Graph, couple
 from quantree.linen import from_linen, init
 from quantree.model import Model, from_nnx
 from quantree.registry import Plugin
@@ -43,6 +45,12 @@ class Network(Plugin, family="network"):
             return model.params, model.state
 
         return Model(*jax.eval_shape(trees))
+
+    def graph(self, shape: tuple[int, ...], dtype: Any, classes: int) -> Graph:
+        """Which of its channels belong together, for inputs [n, *shape] of a dtype."""
+        model = self.model(0, shape, classes)
+        assert model.apply is not None
+        return couple(model.apply, model.params, model.state, jax.ShapeDtypeStruct((2, *shape), dtype))
 
     def need(self, fits: bool, shape: tuple[int, ...], wanted: str) -> None:
         """`ConfigError` that says which inputs the network takes, unless `fits`."""

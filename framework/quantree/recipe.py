@@ -1,5 +1,6 @@
 """An ordered list of stages, checked before it runs and after each step."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field
 from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
 from quantree.encodings import Coded, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, QuantreeError
+from quantree.graph import Graph, coupled
 from quantree.model import Apply, Model, told
 from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, freeze, validate
@@ -51,10 +53,17 @@ class Recipe(Config):
         """The stages that run: presets replaced by what they stand for."""
         return tuple(inner for stage in self.stages for inner in stage.expand())
 
-    def check(self, model: Model, document: Document | None = None, location: Location = ()) -> None:
+    def check(
+        self,
+        model: Model,
+        document: Document | None = None,
+        location: Location = (),
+        graph: Callable[[], Graph] | None = None,
+    ) -> None:
         """Tells what can't fit this model before any time is spent; its arrays may be `jax.ShapeDtypeStruct`s.
 
         With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
+        graph: reads the network's groups of channels; without it, stages that name some are not held against them.
         """
         leaves: Mapping[str, Encoding] = Compressed.from_model(model).leaves
         eval_only = ""
@@ -62,6 +71,8 @@ class Recipe(Config):
             for inner in stage.expand():
                 try:
                     inner.check(leaves)
+                    if graph is not None:
+                        inner.check_channels(graph)
                     leaves = inner.foreseen(leaves)
                     if eval_only and inner.train_mode:
                         raise ConfigError(
@@ -93,7 +104,8 @@ class Recipe(Config):
         runs if one of these is not what it must be.
         """
         _check_given(model, key, data)
-        self.check(model)
+        follow = functools.cache(lambda: coupled(Compressed.from_model(model), Context(model, key, data), "check"))
+        self.check(model, graph=None if data is None or model.apply is None else follow)
         for index, stage in enumerate(self.stages):
             if data is None and any(inner.trains for inner in stage.expand()):
                 raise DataError(f"stage {index} ({stage.name}) learns from data: give `data` to Recipe.run")

@@ -1,6 +1,6 @@
 """A stage maps a compressed model to a compressed model; a recipe is a list of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from quantree.encodings import Compressed, Encoding, match
 from quantree.errors import ConfigError, DataError
+from quantree.graph import Graph
 from quantree.model import Model
 from quantree.registry import Plugin
 from quantree.task import Data
@@ -71,6 +72,12 @@ class Stage(Plugin, family="stage"):
         """`ConfigError` if the settings can't fit a model with these leaves. Runs before any training is spent.
 
         They are as earlier stages leave them, in so far as those tell it by `foreseen`.
+        """
+
+    def check_channels(self, graph: Callable[[], Graph]) -> None:
+        """`ConfigError` if groups of channels that the settings name are not among those of the network.
+
+        `graph` reads them off its program, which takes a moment: it is for stages that do name some.
         """
 
     def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:

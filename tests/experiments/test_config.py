@@ -90,6 +90,11 @@ TYPOS = {
         '"fc9/kernel"',
         "11: recipes.pruned[0].match: pattern 'fc9/kernel' matches no leaf; did you mean 'fc",
     ),
+    "group of channels that is not there": (
+        "    - {kind: finetune, epochs: 1}\n",
+        "    - {kind: finetune, epochs: 1}\n    - {kind: permute, match: fc9, d: 2}\n",
+        "14: recipes.pruned[2].match: pattern 'fc9' matches no group; did you mean 'fc1'?",
+    ),
     "grid on a missing field": (
         "match:",
         "mach: {grid: [a, b]}\n      match:",

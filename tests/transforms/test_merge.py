@@ -346,6 +346,24 @@ def test_what_can_not_be_merged_is_refused_with_the_reason() -> None:
         qt.Recipe.from_config(stages).run(model, key=jax.random.key(0), data=data)
 
 
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ({"kind": "merge", "match": "secund", "keep": 0.5}, "pattern 'secund' matches no group; did you mean 'second'"),
+        ({"kind": "merge", "keep": {"third": 0.5}}, "third: its channels can't be merged"),
+        ({"kind": "remove", "match": "third", "keep": 0.5}, "third: its channels can't be removed"),
+        ({"kind": "permute", "match": "secund", "d": 2}, "pattern 'secund' matches no group; did you mean 'second'"),
+    ],
+)
+def test_groups_are_looked_up_before_anything_is_trained(stage: Any, told: str) -> None:
+    model, data = network("normed")
+    recipe = qt.Recipe.from_config([{"kind": "cast"}, stage])
+    ran = []
+    with pytest.raises(ConfigError, match=rf"stage 1 \({stage['kind']}\): .*{told}"):
+        recipe.run(model, key=jax.random.key(0), data=data, on_stage=lambda *each: ran.append(each))
+    assert not ran
+
+
 @pytest.mark.parametrize("features", ["activations", "weights"])
 def test_a_number_that_is_not_finite_is_told(features: str) -> None:
     model, data = network("straight")

@@ -2,7 +2,7 @@
 
 import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -110,6 +110,11 @@ class Merge(Transform):
         if reason is not None:
             raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": key})
         return self
+
+    def check_channels(self, graph: Callable[[], Graph]) -> None:
+        patterns = asked(self.match, self.keep)
+        if patterns is not None:
+            shrinkable(graph(), patterns, "merged")
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)

@@ -2,7 +2,7 @@
 
 import fnmatch
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
@@ -95,6 +95,10 @@ class Permute(Transform):
     def check(self, leaves: Mapping[str, Encoding]) -> None:
         if isinstance(self.d, dict):
             match(self.d, leaves)
+
+    def check_channels(self, graph: Callable[[], Graph]) -> None:
+        if self.match is not None:
+            named(self.match, graph().groups)
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)

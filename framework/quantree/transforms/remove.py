@@ -1,7 +1,7 @@
 """Removing filters and neurons: whole channels go, with all that belongs to them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import jax
@@ -86,6 +86,11 @@ class Remove(Transform):
         if reason is not None:
             raise PydanticCustomError("combination", "{reason}", {"reason": reason, "key": key})
         return self
+
+    def check_channels(self, graph: Callable[[], Graph]) -> None:
+        patterns = asked(self.match, self.keep)
+        if patterns is not None:
+            shrinkable(graph(), patterns, "removed")
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
