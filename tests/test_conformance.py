@@ -20,9 +20,18 @@ from quantree.stage import Context
 from tests.compilations import compilations
 
 FAMILIES = ("stage", "learner", "grouping", "blocking", "coder")
-SLOW = ("learner", "annealed", "quantizes")  # vectors with noise, in several shapes: long to compile
+SLOW = {
+    ("learner", "annealed", "quantizes"),  # vectors with noise, in several shapes: long to compile
+    ("learner", "annealed", "contract"),
+    ("learner", "annealed", "devices"),
+    ("learner", "kmeans", "quantizes"),  # what blockings and groupings are tried with, too
+    ("stage", "deep_compression", "runs"),  # presets of stages that are tried by themselves
+    ("stage", "deep_compression", "keeps what was done before"),
+    ("stage", "pqf", "keeps what was done before"),
+    ("stage", "dkm", "keeps what was done before"),  # tests/recovery/test_dkm.py tries it, too
+}
 TABLE = [
-    pytest.param(family, name, check, marks=[pytest.mark.slow] if (family, name, check) == SLOW else [])
+    pytest.param(family, name, check, marks=[pytest.mark.slow] if (family, name, check) in SLOW else [])
     for family in FAMILIES
     for name in sorted(registered(family))
     for check in conformance.checks(family)

@@ -44,7 +44,7 @@ def test_each_codebook_is_k_means_on_what_is_left(x: np.ndarray) -> None:
         left = left - np.asarray(step.centroids)[np.asarray(step.codes)]
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_sums_beat_products_residuals_and_faiss(x: np.ndarray, m: int) -> None:
     found = additive(x, 16, m, key=KEY, rounds=20)
     check(found, x)

@@ -32,7 +32,7 @@ def test_it_ends_lower_than_k_means_from_the_same_starts(rng: np.random.Generato
     assert found < 0.98 * plain
 
 
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
+@pytest.mark.parametrize("relaxation", ["SR-C", pytest.param("SR-D", marks=pytest.mark.slow)])
 def test_pinned_centroids_masks_and_batches(rng: np.random.Generator, relaxation: Any) -> None:
     x, mask = rng.normal(size=(2, 200, 2)).astype(np.float32), rng.random((2, 200)) < 0.6
     x[~mask] = np.nan

@@ -41,7 +41,9 @@ def test_an_outlier_among_the_centroids_blurs_nothing(rng: np.random.Generator, 
     assert np.mean(assign(x, centroids) == exact) > 0.999
 
 
-@pytest.mark.parametrize("k", [2, 5, 16, 17, 40, 300])
+@pytest.mark.parametrize(
+    "k", [pytest.param(2, marks=pytest.mark.slow), 5, 16, 17, pytest.param(40, marks=pytest.mark.slow), 300]
+)
 def test_ties_go_to_the_lowest_index(rng: np.random.Generator, k: int) -> None:
     x = rng.normal(size=(37, 3)).astype(np.float32)
     np.testing.assert_array_equal(assign(x, np.zeros((k, 3))), 0)

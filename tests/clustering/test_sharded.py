@@ -39,7 +39,17 @@ def same(found: KMeans, alone: KMeans) -> None:
         np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("case", "devices"), [*((case, 2) for case in CASES), ("lost", 1), ("batch", 1)])
+LONG = ("restarts", "annealed", "bfloat16")  # to compile; `kmeans` of one device has them, too
+
+
+@pytest.mark.parametrize(
+    ("case", "devices"),
+    [
+        *(pytest.param(case, 2, marks=[pytest.mark.slow] if case in LONG else []) for case in CASES),
+        ("lost", 1),
+        pytest.param("batch", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_mesh_gives_what_one_device_gives(case: str, devices: int) -> None:
     found = CASES[case](Mesh(np.array(jax.devices()[:devices]), ("points",)))
     same(found, CASES[case](None))

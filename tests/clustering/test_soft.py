@@ -103,7 +103,7 @@ def test_it_is_a_mixture_of_equal_gaussians(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6])
-@pytest.mark.parametrize(("d", "k"), [(1, 6), (4, 9)])
+@pytest.mark.parametrize(("d", "k"), [(1, 6), pytest.param(4, 9, marks=pytest.mark.slow)])
 def test_a_cold_one_is_hard(rng: np.random.Generator, d: int, k: int, temperature: float) -> None:
     x = (5 + rng.normal(size=(700, d))).astype(np.float32)
     start = x[:k]

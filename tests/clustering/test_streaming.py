@@ -138,7 +138,7 @@ def test_another_number_of_points_compiles_nothing(rng: np.random.Generator) -> 
         assert (pieces._measure.outer._cache_size(), pieces._farthest.outer._cache_size()) == before
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(1024, 100), (4096, 50)])
+@pytest.mark.parametrize(("batch", "steps"), [pytest.param(1024, 100, marks=pytest.mark.slow), (4096, 50)])
 def test_mini_batches_are_as_good_as_those_of_scikit_learn(rng: np.random.Generator, batch: int, steps: int) -> None:
     centres = rng.normal(size=(60, 5)) * 2
     x = (centres[rng.integers(0, 60, 40_000)] + rng.normal(size=(40_000, 5))).astype(np.float32)

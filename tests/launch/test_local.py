@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.local import main
+
 TINY = """\
 name: tiny
 data: {name: digits}
@@ -60,7 +62,7 @@ def outcome(workdir: Path) -> Outcome:
     return Outcome(rows, {path.parent.name: path.read_bytes() for path in workdir.glob("trials/*/model.qtree")})
 
 
-def start(config: Path, workdir: Path, *more: str, workers: int | str = 2) -> subprocess.Popen[str]:
+def start(config: Path, workdir: Path, *more: str, workers: int = 2) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "launch.local", str(config), "--workdir", str(workdir)]
     return subprocess.Popen(
         [*command, "--workers", str(workers), *more],
@@ -234,11 +236,17 @@ def test_control_c_stops_everybody_and_tells_how_to_go_on(config: Path, tmp_path
     await_end(workers)
 
 
-def test_what_is_wrong_with_the_command_is_told_before_anything_runs(config: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_command_is_told_before_anything_runs(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    assert "is a file; give a folder" in finish(start(config, tmp_path / "file"), status=2)
-    told = finish(start(config, tmp_path / "w", workers="x"), status=2)
-    assert "--workers: expected a whole number, 1 or more, not 'x'" in told
-    told = finish(start(config, tmp_path / "w", "baseline.epoch=3"), status=2)
-    assert "unknown key 'epoch'; did you mean 'epochs'?" in told
+    assert main([str(config), "--workdir", str(tmp_path / "file")]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    command = [str(config), "--workdir", str(tmp_path / "w")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--workers", "x"])
+    assert stopped.value.code == 2
+    assert "--workers: expected a whole number, 1 or more, not 'x'" in capsys.readouterr().err
+    assert main([*command, "baseline.epoch=3"]) == 2
+    assert "unknown key 'epoch'; did you mean 'epochs'?" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
