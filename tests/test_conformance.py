@@ -27,6 +27,7 @@ SLOW = {
     ("learner", "kmeans", "quantizes"),  # what blockings and groupings are tried with, too
     ("stage", "deep_compression", "runs"),  # presets of stages that are tried by themselves
     ("stage", "deep_compression", "keeps what was done before"),
+    ("stage", "pqf", "runs"),
     ("stage", "pqf", "keeps what was done before"),
     ("stage", "dkm", "keeps what was done before"),  # tests/recovery/test_dkm.py tries it, too
 }

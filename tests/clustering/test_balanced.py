@@ -66,6 +66,7 @@ def test_capacities_are_met_whatever_the_points(data: st.DataObject) -> None:
     assert np.isfinite(found.prices).all()
 
 
+@pytest.mark.slow
 def test_a_large_one_is_proven_by_its_prices(rng: np.random.Generator) -> None:
     x = np.concatenate([rng.normal(size=(6000, 2)), rng.normal(4, 0.2, size=(2000, 2))]).astype(np.float32)
     centroids = x[rng.choice(len(x), 16, replace=False)]

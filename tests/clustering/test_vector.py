@@ -126,7 +126,7 @@ def test_the_order_of_points_is_of_no_account(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "init",
-    [start if start in ("k-means||", "linear") else pytest.param(start, marks=pytest.mark.slow) for start in STARTS],
+    [start if start == "linear" else pytest.param(start, marks=pytest.mark.slow) for start in STARTS],
 )
 def test_a_batch_is_a_loop(rng: np.random.Generator, init: Start) -> None:
     x, mask = rng.normal(size=(3, 100, 2)).astype(np.float32), rng.random((3, 100)) < 0.8

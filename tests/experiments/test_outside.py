@@ -31,7 +31,8 @@ def test_the_configs_are_short(folder: Path) -> None:
         assert load_experiment(config).points
 
 
-@pytest.mark.parametrize("name", ["my_net", pytest.param("my_linen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["my_net", "my_linen"])
 def test_a_sweep_of_a_network_of_ones_own_runs(name: str, folder: Path) -> None:
     overrides = {
         "my_net": ["seeds=[0]", "recipes.kmeans.0.k=16", "recipes.pruned.1.epochs=1", "baseline.epochs=8"],

@@ -230,6 +230,7 @@ def test_a_budget_of_parameters_is_used_up(share: float) -> None:
     assert share * total - largest < left <= share * total
 
 
+@pytest.mark.slow
 def test_a_budget_that_can_not_be_kept_is_told() -> None:
     model, data = network("images")
     with pytest.raises(ConfigError, match=r"with one channel left in each group the model still has 0\.0.* than 0\.05"):

@@ -13,7 +13,14 @@ def test_without_a_gpu_it_says_so(capsys):
     assert capsys.readouterr().out == "no GPU that JAX can use: nothing was measured\n"
 
 
-@pytest.mark.parametrize("only", [pytest.param("Lloyd*torch", marks=pytest.mark.slow), "*problems*", "scalar*"])
+@pytest.mark.parametrize(
+    "only",
+    [
+        pytest.param("Lloyd*torch", marks=pytest.mark.slow),
+        pytest.param("*problems*", marks=pytest.mark.slow),
+        "scalar*",
+    ],
+)
 def test_cases_run_on_a_cpu(only, capsys):
     assert gpu.main(["--smoke", "--device", "cpu", "--rounds", "1", "--only", only]) == 0
     assert "| torch | " in capsys.readouterr().out

@@ -85,6 +85,7 @@ def test_a_half_written_cache_is_not_used(digits_dir, tmp_path, monkeypatch):
     assert len(load("digits", tmp_path).train[0]) == 1437
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_a_set_at_once_and_need_no_tensorflow(digits_dir, tmp_path):
     script = """
 import sys
