@@ -3,10 +3,10 @@
     python -m experiments.distortion CONFIG.yaml [dotted.key=value ...] --workdir DIR [--data-dir DIR] [--json]
 
 Runs each recipe up to its first stage that trains. A leaf's error is the sum of squares of what its quantizer changed,
-over that of the leaf, as a mean over the seeds. Several leaves together are weighed by their energy: "along G" are
-those that sum over the channels of one group G of the network, which have one order in all of them; "in all" are all.
-Of a grid the settings are numbered in its order. Baselines are taken from the work folder, or trained or imported into
-it. Exit status: 0, or 2 after one line on standard error.
+over that of the leaf, as a mean over the seeds. "along G" is that of all weights, in several leaves, that take the
+channels of one group G of the network, which may move but have one order in all of them; "in all" is that of all
+leaves. Of a grid the settings are numbered in its order. Baselines are taken from the work folder, or trained or
+imported into it. Exit status: 0, or 2 after one line on standard error.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import itertools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(trials: Sequence[Trial], chosen: Any) -> dict[str, Errors]:
-    """Recipe -> leaf -> mean error. Recipes that begin alike are one, under the name of the first."""
+    """Recipe -> leaf or group -> mean error. Recipes that begin alike are one, under the name of the first. A group of
+    which some seeds have left one channel only is that of the others.
+    """
     errors: dict[str, list[Errors]] = defaultdict(list)
     points: dict[str, list[str]] = defaultdict(list)
     names: dict[str, str] = {}
@@ -82,7 +84,10 @@ def _measured(trials: Sequence[Trial], chosen: Any) -> dict[str, Errors]:
             except QuantreeError as error:
                 raise QuantreeError(f"recipe {name!r}, seed {trial.baseline.seed}: {error}") from None
     return {
-        name: {leaf: float(np.mean([each[leaf] for each in found])) for leaf in found[0]}
+        name: {
+            leaf: float(np.mean([each[leaf] for each in found if leaf in each]))
+            for leaf in dict.fromkeys(leaf for each in found for leaf in each)
+        }
         for name, found in errors.items()
         if found[0]
     }
@@ -93,8 +98,7 @@ def _of(trial: Trial, stages: int, chosen: Any) -> Errors:
     trained = obtain(trial.baseline, Store(chosen.workdir), chosen.data_dir)
     key, data = jax.random.key(trial.baseline.seed), trained.splits.data
     compressed = Compressed.from_model(trained.model)
-    lost: dict[str, float] = {}
-    energy: dict[str, float] = {}
+    lost, energy = dict[str, np.ndarray](), dict[str, np.ndarray]()  # of each weight
     for index in range(stages):
         before = compressed
         compressed = trial.recipe.run_stage(index, before, model=trained.model, key=key, data=data)
@@ -104,23 +108,35 @@ def _of(trial: Trial, stages: int, chosen: Any) -> Errors:
                     np.asarray(each.decode(net.codebooks), np.float64)
                     for each, net in ((old, before), (leaf, compressed))
                 )
-                lost[path], energy[path] = float(np.sum((coded - exact) ** 2)), float(np.sum(exact**2))
+                lost[path], energy[path] = np.square(coded - exact), np.square(exact)
     if not lost:
         return {}
-    together: dict[str, tuple[str, ...]] = {path: (path,) for path in lost}
-    for group in coupled(compressed, Context(trained.model, key, data), "distortion").groups:
-        readers = tuple(dict.fromkeys(member.path for member in group.having("consumer") if member.path in lost))
-        if len(readers) > 1:
-            together[f"along {group.name}"] = readers
-    together[_ALL] = tuple(lost)
+    parts: dict[str, list[_Part]] = {path: [_Part(path)] for path in lost}
+    for group in coupled(compressed, Context(trained.model, key, data), "distortion").free:
+        takes = [_Part(each.path, each.axis, each.places) for each in group.having("consumer") if each.path in lost]
+        if len({part.path for part in takes}) > 1:
+            parts[f"along {group.name}"] = takes
+    parts[_ALL] = [_Part(path) for path in lost]
     return {
-        name: sum(lost[path] for path in paths) / max(sum(energy[path] for path in paths), 1e-300)
-        for name, paths in together.items()
+        name: sum(part.total(lost) for part in each) / max(sum(part.total(energy) for part in each), 1e-300)
+        for name, each in parts.items()
     }
 
 
+class _Part(NamedTuple):
+    """A leaf, or what lies at some places of one of its axes."""
+
+    path: str
+    axis: int = 0
+    places: np.ndarray | None = None
+
+    def total(self, of_leaves: Mapping[str, np.ndarray]) -> float:
+        leaf = of_leaves[self.path]
+        return float(np.sum(leaf if self.places is None else np.take(leaf, self.places.ravel(), self.axis)))
+
+
 def _table(found: dict[str, Errors]) -> Table:
-    table = Table("leaf", title="error of quantizing, as a share of the leaf's energy", title_justify="left")
+    table = Table("leaves", title="error of quantizing, as a share of their energy", title_justify="left")
     for name in found:
         table.add_column(name, justify="right")
     leaves = dict.fromkeys(leaf for errors in found.values() for leaf in errors if leaf != _ALL)

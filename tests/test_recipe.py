@@ -153,6 +153,37 @@ def test_on_stage_sees_each_step_and_one_stage_can_be_run_alone() -> None:
     assert final.dense_bytes == MODEL.dense_bytes == 4 * (24 + 18)
 
 
+def test_groups_of_channels_behind_a_stage_that_makes_another_network_are_left_to_their_stage() -> None:
+    def apply(params: Any, state: Any, inputs: Any, *, train: bool = False, key: Any = None) -> tuple[Any, Any]:
+        hidden = inputs @ params["v"] if "v" in params else inputs @ params["a"]
+        return jax.nn.relu(hidden) @ params["b"], state
+
+    inputs, labels = RNG.normal(size=(8, 4)).astype(np.float32), np.arange(8) % 3
+    data = qt.Data.from_arrays((inputs, labels), (inputs, labels), qt.Classification())
+    model = qt.from_params(MODEL.params, apply=apply)
+    with registry.temporarily():
+
+        @qt.register("renames")
+        class Renames(Stage):
+            foretells: bool = True
+
+            def run(self, compressed: Compressed, context: Context) -> Compressed:
+                return dataclasses.replace(compressed, leaves=self._renamed(compressed.leaves))
+
+            def foreseen(self, leaves: Any) -> Any:
+                return self._renamed(leaves) if self.foretells else leaves
+
+            def _renamed(self, leaves: Any) -> Any:
+                return {"v" if path == "a" else path: leaf for path, leaf in leaves.items()}
+
+        stages = [{"kind": "renames"}, {"kind": "remove", "keep": {"v:1": 0.5}}]
+        after = Recipe.from_config(stages).run(model, key=KEY, data=data)
+        assert {path: leaf.shape for path, leaf in after.leaves.items()} == {"v": (4, 3), "b": (3, 3)}
+        stages[0]["foretells"] = False
+        with pytest.raises(ConfigError, match=r"stage 1 \(remove\): pattern 'v:1' matches no group; did you mean 'a:1'"):
+            Recipe.from_config(stages).run(model, key=KEY, data=data)
+
+
 # --- What must stay true --------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-from quantree.errors import ConfigError
+from quantree.errors import ConfigError, QuantreeError
 from quantree.graph import Graph, couple
 from quantree.linen import from_linen, init
-from quantree.model import Model, from_nnx
+from quantree.model import Apply, Model, from_nnx
 from quantree.registry import Plugin
 
 
@@ -39,18 +39,29 @@ class Network(Plugin, family="network"):
 
     def abstract(self, shape: tuple[int, ...], classes: int) -> Model:
         """The same with shapes and dtypes in place of arrays, and no apply: costs no memory and no device."""
-
-        def trees() -> tuple[dict, dict]:
-            model = self.model(0, shape, classes)
-            return model.params, model.state
-
-        return Model(*jax.eval_shape(trees))
+        return Model(*self._traced(shape, classes)[:2])
 
     def graph(self, shape: tuple[int, ...], dtype: Any, classes: int) -> Graph:
         """Which of its channels belong together, for inputs [n, *shape] of a dtype."""
-        model = self.model(0, shape, classes)
-        assert model.apply is not None
-        return couple(model.apply, model.params, model.state, jax.ShapeDtypeStruct((2, *shape), dtype))
+        params, state, apply = self._traced(shape, classes)
+        inputs = jax.ShapeDtypeStruct((2, *shape), dtype)
+        try:
+            return couple(apply, params, state, inputs)  # without arrays: most of the time goes into fresh weights
+        except QuantreeError:
+            # A class of the user's may keep arrays beside its parameters, of which only a real network has the values.
+            model = self.model(0, shape, classes)
+            assert model.apply is not None
+            return couple(model.apply, model.params, model.state, inputs)
+
+    def _traced(self, shape: tuple[int, ...], classes: int) -> tuple[dict, dict, Apply]:
+        applies = list[Any]()
+
+        def trees() -> tuple[dict, dict]:
+            model = self.model(0, shape, classes)
+            applies.append(model.apply)
+            return model.params, model.state
+
+        return *jax.eval_shape(trees), applies[0]
 
     def need(self, fits: bool, shape: tuple[int, ...], wanted: str) -> None:
         """`ConfigError` that says which inputs the network takes, unless `fits`."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from quantree import presets, quantizers, recovery, transforms  # registers the stages that come with quantree
 from quantree.encodings import Coded, Compressed, Encoding
 from quantree.errors import ConfigError, DataError, QuantreeError
-from quantree.graph import Graph, coupled
+from quantree.graph import Graph, couple
 from quantree.model import Apply, Model, told
 from quantree.registry import Choice
 from quantree.schema import Config, Document, Location, dotted, freeze, validate
@@ -63,7 +63,8 @@ class Recipe(Config):
         """Tells what can't fit this model before any time is spent; its arrays may be `jax.ShapeDtypeStruct`s.
 
         With the document (the list of stages, which stands at `location` in its file) the `ConfigError` names the line.
-        graph: reads the network's groups of channels; without it, stages that name some are not held against them.
+        graph: reads the network's groups of channels; without it, stages that name some are not held against them. Nor
+        are those behind a stage that foresees other leaves, which make another network.
         """
         leaves: Mapping[str, Encoding] = Compressed.from_model(model).leaves
         eval_only = ""
@@ -73,7 +74,10 @@ class Recipe(Config):
                     inner.check(leaves)
                     if graph is not None:
                         inner.check_channels(graph)
-                    leaves = inner.foreseen(leaves)
+                    foreseen = inner.foreseen(leaves)
+                    if foreseen.keys() != leaves.keys():
+                        graph = None
+                    leaves = foreseen
                     if eval_only and inner.train_mode:
                         raise ConfigError(
                             f"it runs the network in train mode, which {eval_only!r} before it rules out; put it first"
@@ -104,13 +108,16 @@ class Recipe(Config):
         runs if one of these is not what it must be.
         """
         _check_given(model, key, data)
-        follow = functools.cache(lambda: coupled(Compressed.from_model(model), Context(model, key, data), "check"))
-        self.check(model, graph=None if data is None or model.apply is None else follow)
+        batch, apply = None if data is None else next(iter(data.validation(_TRIED)), None), model.apply
+        graph = None
+        if apply is not None and batch is not None:  # without a batch, whatever needs one says so
+            graph = functools.cache(lambda: couple(apply, model.params, model.state, batch[0]))
+        self.check(model, graph=graph)
         for index, stage in enumerate(self.stages):
             if data is None and any(inner.trains for inner in stage.expand()):
                 raise DataError(f"stage {index} ({stage.name}) learns from data: give `data` to Recipe.run")
-        if data is not None and model.apply is not None:
-            _try_out(model.apply, model, data)
+        if apply is not None and batch is not None:
+            _try_out(apply, model, batch[0])
         compressed = Compressed.from_model(model)
         for index, stage in enumerate(self.expanded):
             before, started = compressed, time.perf_counter()
@@ -159,13 +166,10 @@ def _check_given(model: Any, key: Any, data: Any) -> None:
         )
 
 
-def _try_out(apply: Apply, model: Model, data: Data) -> None:
+def _try_out(apply: Apply, model: Model, inputs: Any) -> None:
     """Errors of a network that would else show deep in the first stage that runs it. Computes nothing."""
-    batch = next(iter(data.validation(_TRIED)), None)
-    if batch is None:
-        return  # whatever needs one says so
     try:
-        outputs = jax.eval_shape(apply, model.params, model.state, batch[0])
+        outputs = jax.eval_shape(apply, model.params, model.state, inputs)
     except QuantreeError:
         raise
     except Exception as error:

@@ -83,7 +83,8 @@ class Stage(Plugin, family="stage"):
     def foreseen(self, leaves: Mapping[str, Encoding]) -> Mapping[str, Encoding]:
         """The leaves after this stage, as far as their kinds are known before it runs; arrays in them may be missing.
 
-        For the `check` of later stages. The default says nothing: they stay as they are.
+        For the checks of later stages. The default says nothing: they stay as they are. A stage that gives leaves other
+        names must tell so, or those behind it are refused for using them.
         """
         return leaves
 

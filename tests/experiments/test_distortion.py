@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import quantree as qt
+from experiments import distortion
 from experiments.baseline import obtain
 from experiments.config import load_experiment
 from experiments.distortion import main
@@ -55,16 +56,18 @@ def test_errors_are_those_of_the_leaves_and_recipes_that_begin_alike_are_one(
 
 
 TWO_READERS = """
+import jax.numpy as jnp
 from flax import nnx
 
 class Net(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.stem = nnx.Linear(64, 6, rngs=rngs)
-        self.left, self.right = nnx.Linear(6, 10, rngs=rngs), nnx.Linear(6, 10, rngs=rngs)
+        self.stem, self.beside = nnx.Linear(64, 6, rngs=rngs), nnx.Linear(64, 3, rngs=rngs)
+        self.left, self.right = nnx.Linear(6, 10, rngs=rngs), nnx.Linear(9, 10, rngs=rngs)
 
     def __call__(self, x):
-        h = nnx.relu(self.stem(x.reshape(len(x), -1)))
-        return self.left(h) + 3 * self.right(h)
+        x = x.reshape(len(x), -1)
+        h = nnx.relu(self.stem(x))
+        return self.left(h) + self.right(jnp.concatenate([nnx.relu(self.beside(x)), h], -1))
 """
 
 
@@ -83,8 +86,21 @@ def test_leaves_that_share_an_order_of_channels_are_also_added_up(
     assert main([str(config), "--workdir", str(work), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["kmeans"]
     trial = next(trial for trial in plan(load_experiment(config)) if trial.method == "kmeans")
-    params = obtain(trial.baseline, Store(work)).model.params
-    energy = {name: np.sum(np.asarray(params[name]["kernel"], np.float64) ** 2) for name in ("left", "right")}
-    together = sum(found[f"{name}/kernel"] * energy[name] for name in energy) / sum(energy.values())
+    model = obtain(trial.baseline, Store(work)).model
+    coded = qt.Recipe.from_config([{"kind": "kmeans", "k": 2}]).run(model, key=jax.random.key(0)).decode()
+    parts = [(model.params["left"]["kernel"], coded["left"]["kernel"])]
+    parts += [(model.params["right"]["kernel"][3:], coded["right"]["kernel"][3:])]
+    lost = sum(np.sum(np.square(np.asarray(new, np.float64) - old)) for old, new in parts)
     assert [name for name in found if name.startswith("along ")] == ["along stem"]
-    assert found["along stem"] == pytest.approx(together)
+    assert found["along stem"] == pytest.approx(lost / sum(np.sum(np.square(old)) for old, _ in parts), rel=1e-5)
+
+
+def test_a_group_that_one_seed_has_not_counts_for_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(CONFIG)
+    of_seeds = {0: {"a": 1.0, "in all": 1.0}, 1: {"a": 3.0, "along g": 5.0, "in all": 2.0}}
+    monkeypatch.setattr(distortion, "_of", lambda trial, *_: of_seeds[trial.baseline.seed])
+    assert main([str(config), "--workdir", str(tmp_path / "w"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kmeans"] == {"a": 2.0, "along g": 5.0, "in all": 1.5}

@@ -354,6 +354,7 @@ def test_what_can_not_be_merged_is_refused_with_the_reason() -> None:
         ({"kind": "merge", "keep": {"third": 0.5}}, "third: its channels can't be merged"),
         ({"kind": "remove", "match": "third", "keep": 0.5}, "third: its channels can't be removed"),
         ({"kind": "permute", "match": "secund", "d": 2}, "pattern 'secund' matches no group; did you mean 'second'"),
+        ({"kind": "permute", "match": "last", "d": 2}, "last.*: there is no better order of its channels: an output"),
     ],
 )
 def test_groups_are_looked_up_before_anything_is_trained(stage: Any, told: str) -> None:

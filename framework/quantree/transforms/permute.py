@@ -97,8 +97,8 @@ class Permute(Transform):
             match(self.d, leaves)
 
     def check_channels(self, graph: Callable[[], Graph]) -> None:
-        if self.match is not None:
-            named(self.match, graph().groups)
+        for pattern in self.match or ():
+            _movable(pattern, {group.name: group.fixed for group in named((pattern,), graph().groups)})
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
@@ -127,13 +127,9 @@ class Permute(Transform):
         found = set[str]()
         for pattern in self.match:
             fits = named((pattern,), graph.groups)
-            reasons = {group.name: group.fixed or self._pointless(group, compressed) for group in fits}
-            movable = {name for name, reason in reasons.items() if reason is None}
-            # A pattern stands for those that gain something; a name for the one that it says.
-            refused = next((name for name in reasons if name not in movable and (not movable or name == pattern)), None)
-            if refused is not None:
-                raise ConfigError(f"{refused}: there is no better order of its channels: {reasons[refused]}", pattern)
-            found |= movable
+            found |= _movable(
+                pattern, {group.name: group.fixed or self._pointless(group, compressed) for group in fits}
+            )
         return [group for group in graph.groups if group.name in found]
 
     def _pointless(self, group: Group, compressed: Compressed) -> str | None:
@@ -183,6 +179,16 @@ class Permute(Transform):
         if self.k is not None:
             found = by_distortion(children, self.k, key=second, steps=self.steps, start=found.order)
         return found.order
+
+
+def _movable(pattern: str, reasons: Mapping[str, str | None]) -> set[str]:
+    """Which of the groups that fit a pattern have no reason to stay as they are; `ConfigError` with the reason."""
+    movable = {name for name, reason in reasons.items() if reason is None}
+    # A pattern stands for those that gain something; a name for the one that it says.
+    refused = next((name for name in reasons if name not in movable and (not movable or name == pattern)), None)
+    if refused is not None:
+        raise ConfigError(f"{refused}: there is no better order of its channels: {reasons[refused]}", pattern)
+    return movable
 
 
 class _Move(NamedTuple):

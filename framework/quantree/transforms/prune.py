@@ -30,9 +30,10 @@ class Prune(Transform):
     one. With `finetune: {gradual: ...}` the density falls along a cubic from 1 (Zhu and Gupta 2017, arXiv
     1710.01878, eq. 1).
 
-    With a `blocking` of vectors, these are kept or pruned whole, by the root of the mean square of their weights. A
-    quantizer that cuts the leaf alike, with `release_mask: true`, then has one centroid near zero for all that is
-    pruned, which an entropy coder stores in a fraction of a bit.
+    With a `blocking` of vectors, these are kept or pruned whole, by the root of the mean square of their weights: at
+    least one of each leaf, so one that is shorter than a vector stays. What an earlier stage pruned of a vector that is
+    kept stays zero and still counts for the density. A quantizer that cuts the leaf alike, with `release_mask: true`,
+    then has one centroid near zero for all that is pruned, which an entropy coder stores in a fraction of a bit.
     """
 
     example: ClassVar = {"density": 0.5}
