@@ -88,19 +88,21 @@ def incremental(given: list[ordering.Child], swaps: int, seed: int = 0) -> tuple
     rng = np.random.default_rng(seed)
     started = time.perf_counter()
     order = greedy(given[0])
-    size = len(order)
+    size, total = len(order), sum(child.x.size for child in given)
     tables = []
     for child in given:
         x = child.x[:, :, 0].astype(np.float64)
         x = (x - x.mean()) / x.std()
         count = len(x) * size // D
-        tables.append((x.T @ x / count, x.sum(axis=0) / count))
+        tables.append((x.T @ x / count, x.sum(axis=0) / count, child.x.size / total / D))
 
     def sums(blocks: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(p[blocks[:, :, None], blocks[:, None]].sum(0), s[blocks].sum(0)) for p, s in tables]
+        return [(p[blocks[:, :, None], blocks[:, None]].sum(0), s[blocks].sum(0)) for p, s, _ in tables]
 
     def value(moments: list[tuple[np.ndarray, np.ndarray]]) -> float:
-        return sum(np.linalg.slogdet(p - np.outer(s, s))[1] for p, s in moments) / D / len(given)
+        shares = (share for _, _, share in tables)
+        logs = (np.linalg.slogdet(p - np.outer(s, s))[1] for p, s in moments)
+        return sum(share * log for share, log in zip(shares, logs, strict=True))
 
     now = sums(order.reshape(-1, D))
     least = value(now)

@@ -76,7 +76,7 @@ class Blocks:
     """The blocks of one child that hold channels of the group, centred and in units of its deviation.
 
     x: [rows, T b, w] float32; slot s is position s % b of block s // b. slots: [G, m], where the channels lie. others:
-    [vectors, d] float32, the sub-vectors of all other blocks. scale: that unit.
+    [vectors, d] float32, the sub-vectors of all other blocks. scale: that unit. weights: how many the child has.
     """
 
     x: np.ndarray
@@ -84,6 +84,7 @@ class Blocks:
     others: np.ndarray
     b: int
     scale: float
+    weights: int
 
     @property
     def count(self) -> int:
@@ -128,7 +129,7 @@ def _blocks(child: Child) -> Blocks:
             f"searched up to {LARGEST} weights; leave the group or the leaf out"
         )
     rest = np.delete(pieces, used.reshape(-1), axis=1).reshape(-1, b * w)
-    return Blocks(x.reshape(len(x), -1, w), slots, rest, b, scale)
+    return Blocks(x.reshape(len(x), -1, w), slots, rest, b, scale, child.x.size)
 
 
 def _columns(of: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -32,7 +32,7 @@ class Order(NamedTuple):
     """What a search found.
 
     order: [G] int64, channel order[i] takes place i; the identity if nothing is gained. before, after: the objective,
-    mean log distortion in nats. tried: swaps whose gain was worked out.
+    mean log distortion of a weight in nats. tried: swaps whose gain was worked out.
     """
 
     order: np.ndarray

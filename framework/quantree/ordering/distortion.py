@@ -4,8 +4,8 @@ At fixed centroids the error of a block depends on that block alone. So swaps wh
 of them, drawn at random, are tried by one assignment of all sub-vectors, and those that lower the error are made. By
 turns with Lloyd's iterations, which lower it for a fixed order, it only falls.
 
-Children count as in `moments`: averaged is the log of their mean squared error. The log is concave, so whatever lowers
-the sum of errors, each over its child's own now, lowers that too.
+Children add up as in `moments`: the log of the mean squared error of a weight, by their share of all weights. The log
+is concave, so whatever lowers the sum of errors, each over its child's own now, lowers that too.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,8 @@ def by_distortion(
     moving = [child for child in children if child.matters]
     if not moving:
         return Order(identity, before, before, 0)
-    fields = tuple(_field(child, k, begin, of_start) for child in moving)
+    total = sum(child.x.size for child in moving)
+    fields = tuple(_field(child, k, begin, of_start, total) for child in moving)
     order, tried = _descend(fields, jnp.asarray(begin, jnp.int32), of_search, jnp.asarray(steps))
     ends = [begin, np.asarray(order, np.int64)]
     losses = [distortion(children, k, key=key, order=end) for end in ends]
@@ -62,19 +63,19 @@ def by_distortion(
 
 
 def distortion(children: Sequence[Child], k: int, *, key: jax.Array, order: np.ndarray | None = None) -> float:
-    """Mean over the children of the log of their mean squared error, in nats, that k-means leaves under an order [G];
-    None: as the channels are.
+    """Mean log squared error of a weight, in nats, that k-means leaves under an order [G]; None: as the channels are.
 
     A child with fewer vectors than k has as many centroids as vectors. An error below 1e-5 of the child's variance
     counts as that.
     """
+    total = sum(child.x.size for child in children)
     found = 0.0
     for child in children:
         x, scale = _scaled(child.vectors(order))
         x = x.reshape(-1, x.shape[-1])
         error = float(kmeans(x, min(k, len(x)), key=key).inertia) / child.x.size
-        found += float(np.log(max(error, RIDGE))) + 2 * float(np.log(scale))
-    return found / len(children)
+        found += child.x.size / total * (float(np.log(max(error, RIDGE))) + 2 * float(np.log(scale)))
+    return found
 
 
 def _scaled(vectors: np.ndarray) -> tuple[np.ndarray, float]:
@@ -88,11 +89,14 @@ def _scaled(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Field:
-    """One child. x: [T b, w, rows], what lies in each slot of its T blocks. places: [G, m]. centroids: [k, d]."""
+    """One child. x: [T b, w, rows], what lies in each slot of its T blocks. places: [G, m]. centroids: [k, d].
+    share: [], of all weights.
+    """
 
     x: jax.Array
     places: jax.Array
     centroids: jax.Array
+    share: jax.Array
     b: int = field(metadata={"static": True})
 
     def pieces(self, order: jax.Array) -> jax.Array:
@@ -101,7 +105,7 @@ class _Field:
         return self.x[source].reshape(len(self.x) // self.b, -1, self.x.shape[-1])
 
 
-def _field(child: Child, k: int, order: np.ndarray, key: jax.Array) -> _Field:
+def _field(child: Child, k: int, order: np.ndarray, key: jax.Array, total: int) -> _Field:
     vectors, _ = _scaled(child.vectors())
     rows, pieces, d = vectors.shape
     b = child.per_block
@@ -111,6 +115,7 @@ def _field(child: Child, k: int, order: np.ndarray, key: jax.Array) -> _Field:
         x=jnp.asarray(vectors.reshape(rows, pieces * b, -1).transpose(1, 2, 0)),
         places=jnp.asarray(child.places, jnp.int32),
         centroids=fit.centroids,
+        share=jnp.asarray(child.x.size / total, jnp.float32),
         b=b,
     )
 
@@ -152,8 +157,8 @@ def _descend(
             for each, here, table, old in zip(fields, blocks, centroids, errors, strict=True):
                 new.append(_errors(each.pieces(trial), table))
                 owners.append(_owners(here, chosen))
-                own = jnp.maximum(jnp.sum(old), jnp.finfo(old.dtype).tiny)
-                gain = gain.at[owners[-1]].add((old - new[-1]) / own, mode="drop")
+                weight = each.share / jnp.maximum(jnp.sum(old), jnp.finfo(old.dtype).tiny)
+                gain = gain.at[owners[-1]].add(weight * (old - new[-1]), mode="drop")
             taken = real & (gain > 0)
             kept = [
                 jnp.where(jnp.append(taken, False)[owner], after, before)

@@ -1,10 +1,9 @@
 """The covariance of sub-vectors under any order of the channels, from products of channels that are made once.
 
 The objective is that of Martinez et al. (CVPR 2021, arXiv 2010.15703, section 3.1): a Gaussian of covariance C that is
-coded in d dimensions is distorted in proportion to det(C)^(1/d), whatever the rate. Of the children, log det(C) / d is
-averaged: their mean log distortion, in nats. So a factor on a child, which a norm behind it takes out again, has no
-effect; and a small child counts as much as a large one, because what a layer computes suffers from the error relative
-to its weights, however many these are.
+coded in d dimensions is distorted in proportion to det(C)^(1/d), whatever the rate. Added up is log det(C) / d of the
+children, each by its share of all weights: the mean log distortion of a weight, in nats. So a factor on a child, which
+a norm behind it takes out again, has no effect, and what a child loses of its own counts by its size.
 
 C has `RIDGE` times the variance of the child added to its diagonal: directions so far below the others cost no bits at
 the rates that codebooks have, and channels that are zero or alike give a finite number.
@@ -29,8 +28,7 @@ class Family:
     """Children, `a` of them, whose channels lie in blocks in the same way. E slots of w weights, b slots to a block.
 
     products: [E, E, a, w, w], sum over rows of what two slots hold. sums: [E, a, w], the same of one slot. rest:
-    [a, d, d] and rest_sums [a, d], those of vectors in other blocks. counts: [a], vectors. share: [], of a child in the
-    mean.
+    [a, d, d] and rest_sums [a, d], those of vectors in other blocks. counts: [a], vectors. shares: [a], of all weights.
     slots: [G, m] int32, where the channels of the group lie.
     """
 
@@ -39,7 +37,7 @@ class Family:
     rest: jax.Array
     rest_sums: jax.Array
     counts: jax.Array
-    share: jax.Array
+    shares: jax.Array
     slots: jax.Array
     b: int = field(metadata={"static": True})
 
@@ -51,14 +49,15 @@ class Family:
 
 def families(blocks: Sequence[Blocks]) -> list[Family]:
     """Tables for the search, 4 (E w)^2 bytes for each child, and three times as much while they are made."""
+    total = sum(each.weights for each in blocks)
 
     def kind(each: Blocks) -> tuple[int, int, bytes]:
         return each.b, each.x.shape[2], each.slots.tobytes()
 
-    return [_family(list(alike), 1 / len(blocks)) for _, alike in itertools.groupby(sorted(blocks, key=kind), kind)]
+    return [_family(list(alike), total) for _, alike in itertools.groupby(sorted(blocks, key=kind), kind)]
 
 
-def _family(blocks: list[Blocks], share: float) -> Family:
+def _family(blocks: list[Blocks], total: int) -> Family:
     _, slots, w = blocks[0].x.shape
     flat = [each.x.reshape(len(each.x), -1) for each in blocks]
     products = [_gram(x).reshape(slots, w, slots, w) for x in flat]
@@ -68,7 +67,7 @@ def _family(blocks: list[Blocks], share: float) -> Family:
         rest=jnp.stack([_gram(each.others) for each in blocks]),
         rest_sums=jnp.asarray(np.stack([each.others.sum(0, dtype=np.float64) for each in blocks]), jnp.float32),
         counts=jnp.asarray([each.count for each in blocks], jnp.float32),
-        share=jnp.asarray(share, jnp.float32),
+        shares=jnp.asarray([each.weights / total for each in blocks], jnp.float32),
         slots=jnp.asarray(blocks[0].slots, jnp.int32),
         b=blocks[0].b,
     )
@@ -96,11 +95,11 @@ def moments(family: Family, held: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def objective(groups: Sequence[Family], order: jax.Array) -> jax.Array:
-    """Mean log distortion under an order [G], up to what no order changes."""
+    """Mean log distortion of a weight under an order [G], up to what no order changes."""
     total = jnp.zeros((), jnp.float32)
     for family in groups:
         _, covariance = moments(family, contents(family, order))
-        total = total + family.share * jnp.sum(log_det(jnp.moveaxis(covariance, 0, -1))) / family.width
+        total = total + jnp.sum(family.shares * log_det(jnp.moveaxis(covariance, 0, -1)) / family.width)
     return total
 
 
@@ -124,7 +123,8 @@ def log_det(matrices: jax.Array) -> jax.Array:
 
 def gaussian(children: Sequence[Child], order: np.ndarray | None = None) -> float:
     """The objective of children under an order [G] of their channels, in float64 on the host; None: as they are."""
-    return sum(_log_distortion(child.vectors(order)) for child in children) / len(children)
+    total = sum(child.x.size for child in children)
+    return sum(child.x.size / total * _log_distortion(child.vectors(order)) for child in children)
 
 
 def _log_distortion(vectors: np.ndarray) -> float:

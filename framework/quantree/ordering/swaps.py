@@ -47,7 +47,7 @@ def gains(groups: Sequence[Family], order: jax.Array, swaps: Swaps) -> jax.Array
     for family in groups:
         held = contents(family, order)
         ratios = (_by_lemma if is_simple(family) else _in_pieces)(family, held, swaps)
-        total = total - family.share * jnp.sum(ratios, axis=0) / family.width
+        total = total - jnp.sum(family.shares[:, None] * ratios, axis=0) / family.width
     return total
 
 

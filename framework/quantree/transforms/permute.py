@@ -33,9 +33,9 @@ class Permute(Transform):
 
     objective: `covariance` is that of the paper, the log determinant of the covariance of the sub-vectors, by which
     the distortion of a Gaussian goes. `distortion` goes on from there with what k-means itself loses, k centroids to a
-    leaf; it takes far longer for little more. Several leaves that are cut along one group count alike, whatever their
-    sizes (`children: all`), or only the first counts, as in the paper. A group whose objective would not fall keeps its
-    order.
+    leaf; it takes far longer for little more. Several leaves that are cut along one group count by their numbers of
+    weights (`children: all`), or only the first counts, as in the paper. A group whose objective would not fall keeps
+    its order.
 
     A search ends after `steps` steps, each of up to 8192 swaps, or earlier where 8 steps in a row find nothing;
     `distortion` adds as many steps of its own.
