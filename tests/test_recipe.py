@@ -180,7 +180,9 @@ def test_groups_of_channels_behind_a_stage_that_makes_another_network_are_left_t
         after = Recipe.from_config(stages).run(model, key=KEY, data=data)
         assert {path: leaf.shape for path, leaf in after.leaves.items()} == {"v": (4, 3), "b": (3, 3)}
         stages[0]["foretells"] = False
-        with pytest.raises(ConfigError, match=r"stage 1 \(remove\): pattern 'v:1' matches no group; did you mean 'a:1'"):
+        with pytest.raises(
+            ConfigError, match=r"stage 1 \(remove\): pattern 'v:1' matches no group; did you mean 'a:1'"
+        ):
             Recipe.from_config(stages).run(model, key=KEY, data=data)
 
 
