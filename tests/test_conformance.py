@@ -29,7 +29,8 @@ SLOW = {
     ("stage", "deep_compression", "keeps what was done before"),
     ("stage", "pqf", "runs"),
     ("stage", "pqf", "keeps what was done before"),
-    ("stage", "dkm", "keeps what was done before"),  # tests/recovery/test_dkm.py tries it, too
+    ("stage", "dkm", "runs"),  # tests/recovery/test_dkm.py tries it, too
+    ("stage", "dkm", "keeps what was done before"),
 }
 TABLE = [
     pytest.param(family, name, check, marks=[pytest.mark.slow] if (family, name, check) in SLOW else [])

@@ -41,14 +41,8 @@ def projected(found: Any, towards: Any) -> jax.Array:
     return jnp.sum(towards[0] * found[0]) + jnp.sum(towards[1] * found[1])
 
 
-@pytest.mark.parametrize(
-    ("d", "free", "pinned", "temperature"),
-    [
-        (2, 4, 1, 0.1),
-        pytest.param(1, 4, 0, 0.05, marks=pytest.mark.slow),
-        pytest.param(3, 3, 0, 0.2, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # finite differences tell the same in the quick suite
+@pytest.mark.parametrize(("d", "free", "pinned", "temperature"), [(2, 4, 1, 0.1), (1, 4, 0, 0.05), (3, 3, 0, 0.2)])
 def test_the_gradient_is_that_of_an_unrolled_run(
     rng: np.random.Generator, d: int, free: int, pinned: int, temperature: float
 ) -> None:

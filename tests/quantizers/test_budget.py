@@ -326,6 +326,7 @@ def test_a_size_is_held_to_the_tolerance() -> None:
         planned(trained(), digits(), before=ruined, tolerance=0.02, **ANS)
 
 
+@pytest.mark.slow
 def test_fisher_spares_what_the_loss_minds() -> None:
     """One output that is never looked at, and one that counts a hundredfold."""
     rng = np.random.default_rng(0)

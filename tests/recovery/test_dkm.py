@@ -98,6 +98,7 @@ def test_leaves_that_do_not_match_and_codes_of_earlier_stages_stay(baseline: Mod
     assert len(np.unique(found.decode()["fc1"]["kernel"])) == 3
 
 
+@pytest.mark.slow
 def test_a_leaf_with_fewer_values_than_k_and_one_of_sixteen_bits(baseline: Model) -> None:
     params = {name: dict(layer) for name, layer in baseline.params.items()}
     params["fc2"]["kernel"] = jnp.sign(params["fc2"]["kernel"])
