@@ -207,7 +207,7 @@ def _check(document: Document, place: Location, experiment: Experiment, recipe: 
             filters.over(Compressed.from_model(model).leaves)
         except ConfigError as error:
             raise document.error(("baseline", "filters", "match"), str(error)) from None
-    recipe.check(model, document.at(place), place, lambda: _graph(experiment.model, source))  # pyright: ignore[reportArgumentType]
+    recipe.check(model, document.at(place), place, lambda: _graph(experiment.model, source))  # pyright: ignore[reportArgumentType]  frozen, so hashable
     if experiment.paper is not None:
         try:
             experiment.paper.check({path: len(leaf.shape) for path, leaf in flatten(model.params).items()})

@@ -1,7 +1,7 @@
 """Which channels of which arrays must change together, and what that allows."""
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,3 +66,16 @@ def named(patterns: Iterable[str], groups: Iterable[Group]) -> list[Group]:
             raise ConfigError(f"pattern {pattern!r} matches no group; {nearest(pattern, offered)}", pattern)
         found.update(fits)
     return [group for name, group in known.items() if name in found]
+
+
+def allowed(pattern: str, reasons: Mapping[str, str | None], refusal: str) -> set[str]:
+    """Which of the groups that fit a pattern (name -> reason against it, or None) a stage takes.
+
+    A pattern stands for those that have no reason against them; a name for the one that it says. So `ConfigError`, with
+    the reason, if a group is refused that is named, or if all are.
+    """
+    free = {name for name, reason in reasons.items() if reason is None}
+    refused = next((name for name in reasons if name not in free and (not free or name == pattern)), None)
+    if refused is not None:
+        raise ConfigError(f"{refused}: {refusal}: {reasons[refused]}", pattern)
+    return free

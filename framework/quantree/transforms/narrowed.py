@@ -12,7 +12,7 @@ from pydantic import Field
 
 from quantree.encodings import Compressed
 from quantree.errors import ConfigError, DataError, QuantreeError
-from quantree.graph import Graph, Group, named, shrink
+from quantree.graph import Graph, Group, allowed, named, shrink
 from quantree.model import unflatten
 from quantree.stage import Context, Patterns
 
@@ -42,16 +42,10 @@ def shrinkable(graph: Graph, patterns: Sequence[str] | None, done: str) -> list[
         if not graph.shrinkable:
             raise ConfigError(f"the network has no group whose channels can be {done}; `quantree.graph` tells why")
         return list(graph.shrinkable)
-    taken = dict[str, Group]()
+    taken = set[str]()
     for pattern in patterns:
-        fits = named((pattern,), graph.groups)
-        free = [group for group in fits if group.fixed is None and group.tied is None]
-        # A pattern stands for those that may; a name for the one that it says.
-        refused = next((group for group in fits if group not in free and (not free or group.name == pattern)), None)
-        if refused is not None:
-            reason = refused.fixed or refused.tied
-            raise ConfigError(f"{refused.name}: its channels can't be {done}: {reason}", pattern)
-        taken |= {group.name: group for group in free}
+        reasons = {group.name: group.fixed or group.tied for group in named((pattern,), graph.groups)}
+        taken |= allowed(pattern, reasons, f"its channels can't be {done}")
     return [group for group in graph.groups if group.name in taken]
 
 

@@ -13,13 +13,14 @@ from pydantic_core import PydanticCustomError
 from quantree.clustering.threads import side_by_side
 from quantree.encodings import Compressed, Encoding, KernelSlices, Pruned, Raw, match
 from quantree.errors import ConfigError, LeafError
-from quantree.graph import Graph, Group, Member, coupled, named, reorder
+from quantree.graph import Graph, Group, Member, allowed, coupled, named, reorder
 from quantree.ordering import Child, by_covariance, by_distortion
 from quantree.registry import register
 from quantree.stage import Context, Patterns, Transform, is_float_leaf
 from quantree.transforms.same_function import assert_same, change
 
 Length = Annotated[int, Field(ge=1)]
+_REFUSAL = "there is no better order of its channels"
 
 
 @register("permute")
@@ -98,7 +99,7 @@ class Permute(Transform):
 
     def check_channels(self, graph: Callable[[], Graph]) -> None:
         for pattern in self.match or ():
-            _movable(pattern, {group.name: group.fixed for group in named((pattern,), graph().groups)})
+            allowed(pattern, {group.name: group.fixed for group in named((pattern,), graph().groups)}, _REFUSAL)
 
     def run(self, compressed: Compressed, context: Context) -> Compressed:
         graph = coupled(compressed, context, self.name)
@@ -127,9 +128,8 @@ class Permute(Transform):
         found = set[str]()
         for pattern in self.match:
             fits = named((pattern,), graph.groups)
-            found |= _movable(
-                pattern, {group.name: group.fixed or self._pointless(group, compressed) for group in fits}
-            )
+            reasons = {group.name: group.fixed or self._pointless(group, compressed) for group in fits}
+            found |= allowed(pattern, reasons, _REFUSAL)
         return [group for group in graph.groups if group.name in found]
 
     def _pointless(self, group: Group, compressed: Compressed) -> str | None:
@@ -179,16 +179,6 @@ class Permute(Transform):
         if self.k is not None:
             found = by_distortion(children, self.k, key=second, steps=self.steps, start=found.order)
         return found.order
-
-
-def _movable(pattern: str, reasons: Mapping[str, str | None]) -> set[str]:
-    """Which of the groups that fit a pattern have no reason to stay as they are; `ConfigError` with the reason."""
-    movable = {name for name, reason in reasons.items() if reason is None}
-    # A pattern stands for those that gain something; a name for the one that it says.
-    refused = next((name for name in reasons if name not in movable and (not movable or name == pattern)), None)
-    if refused is not None:
-        raise ConfigError(f"{refused}: there is no better order of its channels: {reasons[refused]}", pattern)
-    return movable
 
 
 class _Move(NamedTuple):
